@@ -28,7 +28,8 @@ $(STAMP): $(BIN)/python pyproject.toml
 demo: $(DEMO_STAMP)     ## create the environment, install, run the main job end to end
 	$(BIN)/bmsota-sim demo
 
-check: $(STAMP)  ## what to run before a commit: lint, types, docs, the fast tests (side by side)
+check: $(STAMP)  ## what to run before a commit: lint, types, docs, the fast tests (side by side, 90 s on two quiet cores)
+	@echo "make check: format, ruff, mypy and the documentation site beside the tests that are not slow; each speaks when it has ended."
 	$(MAKE) --jobs 2 --output-sync=target lint fast-tests
 
 fast-tests: $(STAMP) gcc ## the tests that take no more than a moment

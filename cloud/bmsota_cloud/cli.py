@@ -28,7 +28,7 @@ from bmsota_cloud.backup import restore as restore_backup
 from bmsota_cloud.clock import wall_clock
 from bmsota_cloud.config import REPORT_KEEP_DAYS_MIN, load_config, origin, proxy
 from bmsota_cloud.config import gateway_name as gateway_name_of
-from bmsota_cloud.domain.accounts import Role
+from bmsota_cloud.domain.accounts import Role, Scope, ScopeKind
 from bmsota_cloud.keys import load_keys
 from bmsota_cloud.link_keys import is_readable_by_others, load_link_keys, load_report_verifier
 from bmsota_cloud.mail import MailSink, SmtpTarget
@@ -433,6 +433,12 @@ def create_account(
         str, typer.Argument(metavar="EMAIL", help="Mail address; an auditor's approval codes are sent there.")
     ],
     role: Annotated[Role, typer.Option(help="Role of the account.")] = Role.VIEWER,
+    project: Annotated[
+        list[str] | None, typer.Option(help="Show it the vehicles of this project only; may be given several times.")
+    ] = None,
+    customer: Annotated[
+        str, typer.Option(help="Show it the vehicles of this customer only, with --role customer.")
+    ] = "",
     data: DataFolder = Path("cloud-data"),
     config: ConfigFile = None,
     database: Database = "",
@@ -444,7 +450,9 @@ def create_account(
         # No key is needed for this, and none is made.
         cloud = build_cloud(keys=_no_keys(), data_dir=data, database_url=database)
         try:
-            cloud.services.accounts.create(name=name, email=email, role=role, password=password, now=wall_clock())
+            cloud.services.accounts.create(
+                name=name, email=email, role=role, password=password, scope=_scope(project, customer), now=wall_clock()
+            )
         finally:
             cloud.close()
     except (BmsotaError, OSError) as error:
@@ -581,6 +589,12 @@ def mail_sink(
     typer.echo(f"mail sink       smtp://{sink.host}:{sink.port} -> {folder}")
     stop.wait()
     sink.stop()
+
+
+def _scope(projects: list[str] | None, customer: str) -> Scope:
+    if customer:
+        return Scope(kind=ScopeKind.CUSTOMER, projects=tuple(projects or ()), customer=customer)
+    return Scope(kind=ScopeKind.PROJECTS, projects=tuple(sorted(set(projects)))) if projects else Scope()
 
 
 def _no_keys() -> PlatformKeys:

@@ -66,6 +66,7 @@ def test_what_was_compressed_comes_back(data):
     assert library_decode(stream) == data
 
 
+@pytest.mark.slow
 @given(repetitive, st.data())
 def test_pieces_of_any_size_make_no_difference(data, draw):
     """Empty pieces and pieces of one byte included."""
@@ -74,6 +75,7 @@ def test_pieces_of_any_size_make_no_difference(data, draw):
     assert decompress(stream, len(data), cuts=cuts) == data
 
 
+@pytest.mark.slow
 def test_a_stream_may_be_cut_anywhere():
     """Every single cut, and byte by byte, over a stream with literals, near, far and overlapping copies."""
     far = Random(1).randbytes(60)
@@ -148,6 +150,7 @@ def test_a_bomb_takes_no_more_memory_than_its_limit():
     assert peak < 10_000 + 20_000
 
 
+@pytest.mark.slow
 def test_the_window_does_not_grow_with_the_image():
     """A long stream in small pieces: the decoder keeps the window and nothing else."""
     stream = compress(b"0123456789" * 40_000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -421,7 +422,12 @@ def people(world) -> dict[str, Account]:
 @pytest.fixture
 def client(world):
     """An HTTP client without a login; `headers_of(client, name)` logs somebody in."""
-    with TestClient(build_app(world.cloud), base_url="http://cloud.example:8080") as made:
+    from lent_apps import lent_app
+
+    with (
+        lent_app(build_app, world.cloud) as app,
+        TestClient(app, base_url="http://cloud.example:8080") as made,
+    ):
         yield made
 
 
@@ -440,12 +446,16 @@ def bearer(client):
 @pytest.fixture
 def open_client():
     """An HTTP client for any platform: `client, bearer = open_client(world)`."""
+    from lent_apps import lent_app
 
-    def made(world: World):
-        client = TestClient(build_app(world.cloud), base_url="http://cloud.example:8080")
-        return client, lambda name: headers_of(client, name)
+    with ExitStack() as lent:
 
-    return made
+        def made(world: World):
+            app = lent.enter_context(lent_app(build_app, world.cloud))
+            client = TestClient(app, base_url="http://cloud.example:8080")
+            return client, lambda name: headers_of(client, name)
+
+        yield made
 
 
 @pytest.fixture

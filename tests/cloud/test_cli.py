@@ -49,6 +49,7 @@ def run(monkeypatch, tmp_path):
     return lambda *words: CliRunner().invoke(app, words)
 
 
+@pytest.mark.slow
 def test_an_account_is_created_once(run):
     words = ("create-account", "carol", "carol@example.org", "--role", "operator", "--data", "d")
     result = run(*words)
@@ -60,6 +61,7 @@ def test_an_account_is_created_once(run):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [

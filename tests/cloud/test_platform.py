@@ -3,6 +3,7 @@
 from dataclasses import replace
 from hashlib import sha256
 
+import pytest
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.platform import build_cloud
 
@@ -32,6 +33,7 @@ def run_through(world):
     return sha256(b"".join(wire)).hexdigest()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(new_world):
     first, second, other = (run_through(new_world(seed)) for seed in ("a", "a", "b"))
     assert first == second
@@ -43,6 +45,7 @@ def test_a_file_gives_the_same_bytes_as_memory(new_world, tmp_path):
     assert {path.name.partition(".")[0] for path in tmp_path.iterdir()} == {"platform", "reports", "telemetry"}
 
 
+@pytest.mark.slow
 def test_a_task_survives_a_restart(new_world, tmp_path):
     """State from the database, the instruction is still pending, the code still works."""
     world = new_world("a", data_dir=tmp_path)

@@ -49,6 +49,7 @@ def locked(tmp_path):
     return lock
 
 
+@pytest.mark.slow
 def test_the_api_answers_503_in_words_and_works_again(world, client, locked):
     asked = {"name": "carol", "password": PASSWORD}
     with locked():
@@ -61,6 +62,7 @@ def test_the_api_answers_503_in_words_and_works_again(world, client, locked):
     assert client.post("/api/v1/login", json=asked).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_page_says_it_in_words_and_works_again(world, client, locked):
     form = {"name": "carol", "password": PASSWORD, "next": "/vehicles"}
     with locked():
@@ -72,6 +74,7 @@ def test_a_page_says_it_in_words_and_works_again(world, client, locked):
     assert client.post("/login", data=form, follow_redirects=False).headers["location"] == "/vehicles"
 
 
+@pytest.mark.slow
 def test_an_unknown_address_is_a_page_all_the_same(world, client, monkeypatch):
     """Who asks can't be looked up; the page does not need it."""
     client.post("/login", data={"name": "carol", "password": PASSWORD, "next": "/vehicles"})

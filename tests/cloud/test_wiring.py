@@ -116,6 +116,7 @@ def test_what_a_proxy_is_said_to_have_forwarded_is_not_the_address(sample_keys):
     assert asyncio.run(play()) == [(401, False)] * 10 + [(429, True)] * 2
 
 
+@pytest.mark.slow
 def test_the_ticker_goes_on_after_an_error(sample_keys, monkeypatch, caplog):
     monkeypatch.setattr("bmsota_cloud.wiring._TICK_S", 0.01)
     calls = []
@@ -143,6 +144,7 @@ def test_the_ticker_goes_on_after_an_error(sample_keys, monkeypatch, caplog):
     assert calls[-1] - calls[0] < timedelta(seconds=10)
 
 
+@pytest.mark.slow
 def test_days_that_are_over_are_compacted_by_a_clock_that_is_trusted(sample_keys, monkeypatch):
     """Slice after slice, and one that fails does not end it."""
     monkeypatch.setattr("bmsota_cloud.wiring._TICK_S", 0.01)
@@ -181,6 +183,7 @@ def test_days_that_are_over_are_compacted_by_a_clock_that_is_trusted(sample_keys
     assert not any(calls)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reading", [20, 21, 22])
 def test_nothing_ends_and_nothing_is_deleted_before_the_clock_is_trusted(sample_keys, monkeypatch, reading):
     """A tick reads the clock three times; the guard may begin to trust it at any of them."""
@@ -219,6 +222,7 @@ def test_nothing_ends_and_nothing_is_deleted_before_the_clock_is_trusted(sample_
     assert calls[:2] == ["expire", "prune"]
 
 
+@pytest.mark.slow
 def test_nothing_is_deleted_by_a_reading_that_shows_a_jump(sample_keys, monkeypatch):
     """The clock jumps in the middle of a tick that began in good order."""
     monkeypatch.setattr("bmsota_cloud.wiring._TICK_S", 0.01)
@@ -255,6 +259,7 @@ def test_nothing_is_deleted_by_a_reading_that_shows_a_jump(sample_keys, monkeypa
     assert pruned == []
 
 
+@pytest.mark.slow
 def test_links_begin_anew_when_the_clock_is_put_back(sample_keys, monkeypatch, caplog):
     """Their deadlines are of the wrong time: a vehicle that fell silent would stay online until that time comes."""
     monkeypatch.setattr("bmsota_cloud.wiring._TICK_S", 0.01)
@@ -323,6 +328,7 @@ def test_what_a_wrong_clock_has_written_is_put_right_before_it_is_judged(sample_
     assert asyncio.run(play()) == ["written by a wrong clock: 1 mails"]
 
 
+@pytest.mark.slow
 def test_a_start_with_a_sample_key_is_logged_as_a_warning(sample_keys, monkeypatch, caplog):
     async def play(keys):
         running = await RunningCloud.start(ServeOptions(keys=keys))
@@ -357,6 +363,7 @@ def test_each_process_on_the_same_data_has_a_gateway_name_of_its_own(tmp_path, s
     assert asyncio.run(play()) == ["north", "host", "host-2"]
 
 
+@pytest.mark.slow
 def test_a_second_process_on_the_same_data_leaves_the_vehicles_of_the_first_online(tmp_path, sample_keys, monkeypatch):
     """And a vehicle that goes to the second is closed at the first."""
     monkeypatch.setattr("bmsota_cloud.wiring._RENEW_S", 0.3)
@@ -406,6 +413,7 @@ async def connect(port, vin):
 OPEN: list[asyncio.StreamWriter] = []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trusted", "address"),
     [((), "127.0.0.1"), (("192.0.2.0/24",), "127.0.0.1"), (("127.0.0.0/8",), "198.51.100.7")],
@@ -435,6 +443,7 @@ def test_only_a_trusted_proxy_says_where_a_visitor_is(sample_keys, trusted, addr
     assert asyncio.run(play()) == address
 
 
+@pytest.mark.slow
 def test_what_was_odd_is_written_down_although_the_clock_is_not_trusted_yet(sample_keys, monkeypatch):
     monkeypatch.setattr("bmsota_cloud.wiring._TICK_S", 0.01)
 
@@ -478,6 +487,7 @@ def test_what_was_refused_is_written_by_the_ticker(sample_keys, monkeypatch):
     assert (refusal.cause, refusal.address, set(refusal.head)) == (RefusalCause.NOT_A_FRAME, "127.0.0.1", set(b"x"))
 
 
+@pytest.mark.slow
 def test_a_failed_tls_handshake_leaves_a_record(sample_keys, tmp_path):
     """A terminal without TLS has its record, in OpenSSL's words.
 
@@ -517,6 +527,7 @@ def test_a_failed_tls_handshake_leaves_a_record(sample_keys, tmp_path):
     assert found[RefusalCause.TLS_ABANDONED].detail == "the other end closed the connection"
 
 
+@pytest.mark.slow
 def test_the_number_of_links_is_a_setting(sample_keys):
     async def play():
         running = await RunningCloud.start(ServeOptions(keys=sample_keys, settings=PlatformSettings(links_max=1)))

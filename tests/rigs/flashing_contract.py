@@ -736,6 +736,7 @@ class FlashingProfileContract(ABC):
         assert node.running_version == "2.1.0"
         assert node.store.security_counter == 2
 
+    @pytest.mark.slow
     def test_a_bad_bus_costs_time_and_nothing_else(self, hostile_way, hostility):
         """Frames are lost, doubled, reordered, spoilt. Replay: the name is the seed."""
         self.update_on(hostile_way, hostility)
@@ -805,6 +806,7 @@ class FlashingProfileContract(ABC):
         assert [failed.next_offset] == offsets
         assert failed.node is not None
 
+    @pytest.mark.slow
     def test_a_node_that_never_gets_further_is_given_up(self):
         """It loses its supply again and again before an erase block is whole, so none of it counts."""
         scene = self.one(sizes=(3000, 3000, 3000))

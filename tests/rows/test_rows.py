@@ -48,6 +48,7 @@ def test_a_row_has_tests_or_says_why_it_has_none(number):
     assert len(set(row.get("tests", ()))) == len(row.get("tests", ()))
 
 
+@pytest.mark.slow
 def test_every_named_test_exists():
     assert missing_tests(ROWS) == []
 

@@ -110,6 +110,7 @@ def test_uds_testers_flash_it_too(desk, topology, ids, addressing):
     assert bootloader.do("discover", ()) == {}, "and the bootloader's language is not spoken"
 
 
+@pytest.mark.slow
 def test_a_power_cut_while_uds_flashes(desk):
     bench = desk(protocol=BenchProtocol.UDS, profile=UdsProfile(UDS_11BIT))
     bench.say("cut 1 at-progress 0.5 off 200")
@@ -119,6 +120,7 @@ def test_a_power_cut_while_uds_flashes(desk):
     bench.install((1,))
 
 
+@pytest.mark.slow
 def test_of_two_protocols_one_at_a_time(desk):
     """Who has entered the bootloader has it; afterwards the other may."""
     bench = desk(protocol=BenchProtocol.BOTH)
@@ -162,6 +164,7 @@ def test_the_adapters_hear_traffic_inside_and_none_outside(desk):
     assert desk(traffic=False).world.seats[0].port.received < 30, "only the identities of the boot"
 
 
+@pytest.mark.slow
 def test_the_master_answers_where_it_was_asked_whatever_it_hears_inside_meanwhile(desk):
     """An answer waits for the flash; slaves that are asked through the gateway talk on the other bus in between."""
     bench = desk(topology=BenchTopology.GATEWAY)
@@ -225,6 +228,7 @@ def test_a_slot_can_be_made_larger(desk):
     assert bench.world.master.node.new_store().slot_size_bytes >= 300 * 1024
 
 
+@pytest.mark.slow
 def test_two_benches_of_one_seed_are_the_same_and_of_two_are_not(desk):
     def story(seed):
         bench = desk(seed=seed, faults=BusFaults(loss=0.02, reordering=0.02))

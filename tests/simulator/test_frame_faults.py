@@ -47,6 +47,7 @@ def changes(reports):
     return [change for report in reports if FaultChanges in report for change in report[FaultChanges].changes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [2, 11])
 @pytest.mark.parametrize(
     ("kind", "fault", "others"),
@@ -118,6 +119,7 @@ def test_an_old_slave_behind_a_new_master_is_told_and_measured():
     assert Sentinel.INVALID not in last[CellVoltages].subsystems[0].cell_voltages_v
 
 
+@pytest.mark.slow
 def test_a_disturbance_that_did_not_happen_is_a_problem_of_the_run():
     """It is planned for a time that the run does not reach."""
     from bmsota_sim.outcome import _fault_problems

@@ -11,6 +11,7 @@ EQUAL = PackDesign(cell_count=4, probe_count=2, capacity_spread=0, resistance_sp
 VINS = [f"LVIN{number:013d}" for number in range(5)]
 
 
+@pytest.mark.slow
 def test_state_of_charge_falls_by_current_times_time_over_capacity():
     packs = Packs(EQUAL, VINS[:2], seed=1, soc=0.8)
     for _ in range(3600):

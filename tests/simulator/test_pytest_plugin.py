@@ -59,6 +59,7 @@ def test_the_package_registers_the_plugin():
     assert points == {PLUGIN: PLUGIN}
 
 
+@pytest.mark.slow
 def test_a_pytest_that_does_not_use_it_loads_nothing_of_the_simulator(tmp_path):
     (tmp_path / "test_mine.py").write_text(
         "import sys\n\n"

@@ -42,6 +42,7 @@ __all__ = [
     "ApiIn",
     "ApiOut",
     "By",
+    "CountOut",
     "ErrorOut",
     "Id",
     "PageOut",
@@ -159,6 +160,12 @@ class ApiIn(BaseModel):
             if isinstance(text, str):
                 expect_no_nul(text)
         return value
+
+
+class CountOut(ApiOut):
+    """How many it were."""
+
+    count: int
 
 
 Item = TypeVar("Item")

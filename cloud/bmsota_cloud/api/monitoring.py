@@ -4,7 +4,7 @@
 only that the process answers, whatever the databases do, so that a supervisor does not restart it for a database that is away.
 
 `/metrics` is Prometheus' text format. It names no vehicle and no person, but tells a stranger how large a fleet is, so it is for a
-bearer token of any account, and for requests from this machine that no proxy has forwarded.
+bearer token of an account that sees everything, and for requests from this machine that no proxy has forwarded.
 """
 
 # FastAPI reads the annotations of its endpoints at run time, so this module has no `from __future__ import annotations`.

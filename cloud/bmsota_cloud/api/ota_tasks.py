@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
-from bmsota_cloud.api.common import Address, ApiIn, ApiOut, By, Id, PageOut, Paging
+from bmsota_cloud.api.common import Address, ApiIn, ApiOut, By, CountOut, Id, PageOut, Paging
 from bmsota_cloud.api.releases import ImageOut
 from bmsota_cloud.clock import Clock
 from bmsota_cloud.domain.evidence import Source
@@ -64,10 +64,6 @@ class SomeVehiclesIn(ApiIn):
     reason: str
     vins: list[str] = Field(default=[], max_length=TASK_VEHICLES_MAX)
     statuses: list[VehicleStatus] = Field(default=[])
-
-
-class CountOut(ApiOut):
-    count: int
 
 
 class TaskOut(ApiOut):

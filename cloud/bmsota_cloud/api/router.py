@@ -10,6 +10,7 @@ from bmsota_cloud.api.accounts import add_account_routes
 from bmsota_cloud.api.audit import add_audit_routes
 from bmsota_cloud.api.clock import add_clock_routes
 from bmsota_cloud.api.common import ErrorOut, api_route_class
+from bmsota_cloud.api.customers import add_customer_routes
 from bmsota_cloud.api.equipment import add_equipment_routes
 from bmsota_cloud.api.histories import add_history_routes
 from bmsota_cloud.api.ota_tasks import add_ota_task_routes
@@ -36,6 +37,7 @@ def build_router(services: Services, clock: Clock) -> APIRouter:
     add_account_routes(router, services, clock)
     add_audit_routes(router, services)
     add_clock_routes(router, services, clock)
+    add_customer_routes(router, services, clock)
     add_vehicle_routes(router, services, clock)
     add_telemetry_routes(router, services)
     add_history_routes(router, services)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from bmsota_cloud.api.common import ApiIn, ApiOut, By, PageOut, Paging
+from bmsota_cloud.api.common import Address, ApiIn, ApiOut, By, PageOut, Paging
 from bmsota_cloud.api.equipment import EquipmentChangeOut
 from bmsota_cloud.api.telemetry import VehicleSnapshotOut
 from bmsota_cloud.clock import Clock
@@ -39,11 +39,16 @@ class UnitIn(ApiIn):
     device_public_key: str = Field(description="Ed25519, 32 raw bytes in base64")
 
 
+class VehicleCustomerIn(ApiIn):
+    customer: str = Field(max_length=64, description='"": to none')
+
+
 class VehicleRowOut(ApiOut):
     vin: str
     hwid: str
     series: str
     project: str
+    customer: str
     is_upgradable: bool
     is_online: bool
     last_seen_at: datetime | None
@@ -86,6 +91,7 @@ class VehicleOut(ApiOut):
     hwid: str
     series: str
     project: str
+    customer: str
     is_upgradable: bool = Field(description="false: a plain GB/T 32960 terminal, monitored only")
     registered_at: datetime
     identified_at: datetime | None
@@ -152,6 +158,11 @@ def add_vehicle_routes(router: APIRouter, services: "Services", clock: Clock) ->
         )
         return _vehicle(vin, by)
 
+    @router.put("/vehicles/{vin}/customer", response_model=VehicleOut)
+    def set_customer(vin: str, body: VehicleCustomerIn, by: By, address: Address) -> Any:
+        services.customers.set_customer(vin, body.customer, by=by, now=clock(), address=address)
+        return _vehicle(vin, by)
+
     @router.get("/vehicles/{vin}", response_model=VehicleOut)
     def vehicle(vin: str, by: By) -> Any:
         return _vehicle(vin, by)
@@ -159,7 +170,10 @@ def add_vehicle_routes(router: APIRouter, services: "Services", clock: Clock) ->
     def _vehicle(vin: str, by: Account) -> dict[str, Any]:
         detail = services.vehicles.detail(vin, by=by)
         return {
-            **{name: getattr(detail.vehicle, name) for name in ("vin", "hwid", "series", "project", "is_upgradable")},
+            **{
+                name: getattr(detail.vehicle, name)
+                for name in ("vin", "hwid", "series", "project", "customer", "is_upgradable")
+            },
             "registered_at": detail.vehicle.registered_at,
             "identified_at": detail.vehicle.identified_at,
             "mixed_pack": detail.vehicle.mixed_pack,

@@ -1,8 +1,14 @@
-"""Accounts, roles and permissions.
+"""Accounts: roles, permissions and scope.
 
-A permission is a named act; a role is a set of permissions; an account has one role. Four eyes are not a permission:
-the code of a task never goes to its creator, whatever the role (`bmsota_cloud.domain.projects`).
-Left out: scopes (customers who see only their vehicles) and API tokens with a lifetime of their own; sessions serve both.
+A permission is a named act; a role is a set of permissions; an account has one role. Its *scope* says on which vehicles: all,
+those of the projects given to it, or those of one customer. What belongs to no vehicle in particular (the audit log, strangers at
+the gateway, settings) is for accounts that see everything, whatever the role (`PLATFORM_WIDE`).
+
+Every query for an account goes through `Account.scope`: services ask `bmsota_cloud.services.scoped`, and the store puts the same
+condition into its statements (`bmsota_cloud.storage.sql._scope`). What lies outside is answered as if it were not there.
+
+Four eyes are not a permission: the code of a task never goes to its creator, whatever the role (`bmsota_cloud.domain.projects`).
+Left out: API tokens with a lifetime of their own; sessions serve pages and API.
 """
 
 from __future__ import annotations
@@ -16,7 +22,21 @@ from bmsota_cloud.domain.errors import NotAllowedError
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["ROLE_PERMISSIONS", "Account", "LoginSession", "Permission", "Role", "require"]
+__all__ = [
+    "PLATFORM_WIDE",
+    "PROJECTS_MAX",
+    "ROLE_PERMISSIONS",
+    "Account",
+    "LoginSession",
+    "Permission",
+    "Role",
+    "Scope",
+    "ScopeKind",
+    "require",
+]
+
+# As many as one statement takes without a thought, and more than a person works on.
+PROJECTS_MAX = 500
 
 
 class Permission(StrEnum):
@@ -41,21 +61,37 @@ class Permission(StrEnum):
     PROJECT_MANAGE = "project.manage"
     AUDIT_READ = "audit.read"
     ACCOUNT_MANAGE = "account.manage"
+    CUSTOMER_MANAGE = "customer.manage"
+    """Make customers, and say which vehicles are theirs."""
+    MONITORING_READ = "monitoring.read"
+    """Figures of the whole platform."""
     CLOCK_ACCEPT = "clock.accept"
 
 
 class Role(StrEnum):
     """What an account is for."""
 
+    CUSTOMER = "customer"
+    """Somebody outside: sees the vehicles of one customer, and nothing else."""
     VIEWER = "viewer"
     OPERATOR = "operator"
     AUDITOR = "auditor"
     ADMINISTRATOR = "administrator"
 
 
-_READ = frozenset({Permission.VEHICLE_READ, Permission.RELEASE_READ, Permission.OTA_READ, Permission.PROJECT_READ})
+_READ = frozenset(
+    {
+        Permission.VEHICLE_READ,
+        Permission.RELEASE_READ,
+        Permission.OTA_READ,
+        Permission.PROJECT_READ,
+        Permission.MONITORING_READ,
+    }
+)
 
 ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
+    # Tasks name people, mailboxes and other customers' vehicles; what was upgraded in an own vehicle is in its history.
+    Role.CUSTOMER: frozenset({Permission.VEHICLE_READ}),
     Role.VIEWER: _READ,
     Role.OPERATOR: _READ
     | {
@@ -82,9 +118,65 @@ ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
         Permission.PROJECT_MANAGE,
         Permission.AUDIT_READ,
         Permission.ACCOUNT_MANAGE,
+        Permission.CUSTOMER_MANAGE,
         Permission.CLOCK_ACCEPT,
     },
 }
+
+PLATFORM_WIDE = frozenset(
+    {
+        Permission.REFUSAL_READ,
+        Permission.PROJECT_MANAGE,
+        Permission.AUDIT_READ,
+        Permission.ACCOUNT_MANAGE,
+        Permission.CUSTOMER_MANAGE,
+        Permission.CLOCK_ACCEPT,
+        Permission.MONITORING_READ,
+    }
+)
+"""Acts on what belongs to no single vehicle or project: only for accounts whose scope is everything."""
+
+
+class ScopeKind(StrEnum):
+    """How the scope of an account is drawn."""
+
+    EVERYTHING = "everything"
+    PROJECTS = "projects"
+    CUSTOMER = "customer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """Which vehicles an account sees."""
+
+    kind: ScopeKind = ScopeKind.EVERYTHING
+    projects: tuple[str, ...] = ()
+    """The names of the projects, sorted; for `ScopeKind.PROJECTS` only."""
+    customer: str = ""
+    """The name of the customer; for `ScopeKind.CUSTOMER` only."""
+
+    @property
+    def is_everything(self) -> bool:
+        return self.kind is ScopeKind.EVERYTHING
+
+    def has_project(self, name: str) -> bool:
+        """Whether the whole project is in it: its settings, its tasks, and vehicles that will be registered in it."""
+        return self.is_everything or (self.kind is ScopeKind.PROJECTS and name in self.projects)
+
+    def has_vehicle(self, *, project: str, customer: str) -> bool:
+        """Whether a vehicle of this project that belongs to this customer ("": to none) is in it."""
+        if self.kind is ScopeKind.CUSTOMER:
+            return customer != "" and customer == self.customer
+        return self.has_project(project)
+
+    def __str__(self) -> str:
+        match self.kind:
+            case ScopeKind.EVERYTHING:
+                return "everything"
+            case ScopeKind.PROJECTS:
+                return f"projects {', '.join(self.projects) or 'none'}"
+            case ScopeKind.CUSTOMER:
+                return f"customer {self.customer}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +190,27 @@ class Account:
     password_hash: str
     """argon2id in its own text form; never leaves the services."""
     created_at: datetime
+    sees: ScopeKind = ScopeKind.EVERYTHING
+    projects: tuple[str, ...] = ()
+    customer: str = ""
+    disabled_at: datetime | None = None
+    """Since when it cannot log in; None while it can."""
+
+    @property
+    def scope(self) -> Scope:
+        """Which vehicles it sees."""
+        return Scope(kind=self.sees, projects=self.projects, customer=self.customer)
+
+    @property
+    def permissions(self) -> frozenset[Permission]:
+        """Those of its role; without those for everything, if it does not see everything; none while it is disabled."""
+        if self.disabled_at is not None:
+            return frozenset()
+        granted = ROLE_PERMISSIONS[self.role]
+        return granted if self.sees is ScopeKind.EVERYTHING else granted - PLATFORM_WIDE
 
     def may(self, permission: Permission) -> bool:
-        return permission in ROLE_PERMISSIONS[self.role]
+        return permission in self.permissions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,9 +225,23 @@ class LoginSession:
     last_seen_at: datetime
     expires_at: datetime
     """The absolute end; `last_seen_at` plus the idle limit may come earlier."""
+    address: str = ""
+    """Where the login came from; empty if that is not known."""
+
+    @property
+    def id(self) -> str:
+        """Names the session in lists; worth nothing to who wants to be it."""
+        return self.token_sha256.hex()[:16]
 
 
 def require(account: Account, permission: Permission) -> None:
     """Raise NotAllowedError unless *account* has *permission*."""
-    if not account.may(permission):
-        raise NotAllowedError("not-allowed", f"{account.name} ({account.role}) lacks the permission {permission}")
+    if account.may(permission):
+        return
+    if account.disabled_at is not None:
+        raise NotAllowedError("not-allowed", f"the account {account.name} is disabled")
+    if permission in ROLE_PERMISSIONS[account.role]:
+        raise NotAllowedError(
+            "not-allowed", f"{account.name} sees only {account.scope}; {permission} is for accounts that see everything"
+        )
+    raise NotAllowedError("not-allowed", f"{account.name} ({account.role}) lacks the permission {permission}")

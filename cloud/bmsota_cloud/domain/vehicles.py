@@ -62,6 +62,8 @@ class Vehicle:
     """When a signed document last listed the nodes; None before the first time."""
     mixed_pack: str = ""
     """How the nodes run images that do not belong together, by the newest signed document; empty if they do."""
+    customer: str = ""
+    """The name of the customer to whom it belongs; empty if to none."""
 
     @property
     def is_upgradable(self) -> bool:

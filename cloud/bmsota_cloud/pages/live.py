@@ -93,7 +93,7 @@ async def serve_live(websocket: WebSocket, site: Site, open_page: Callable[[Visi
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(_until_gone, websocket, group.cancel_scope)
-            code = await _feed(websocket, site, page, subscription, woken)
+            code = await _feed(websocket, site, page, visitor, open_page, subscription, woken)
             with suppress(RuntimeError, WebSocketDisconnect):
                 await websocket.close(code)
             group.cancel_scope.cancel()
@@ -109,9 +109,21 @@ async def _until_gone(websocket: WebSocket, scope: anyio.CancelScope) -> None:
 
 
 async def _feed(
-    websocket: WebSocket, site: Site, page: LivePage, subscription: Subscription, woken: asyncio.Event
+    websocket: WebSocket,
+    site: Site,
+    page: LivePage,
+    visitor: Visitor,
+    open_page: Callable[[Visitor], LivePage],
+    subscription: Subscription,
+    woken: asyncio.Event,
 ) -> int:
-    """Send until there is a reason to stop, and return the code to close with."""
+    """Send until there is a reason to stop, and return the code to close with.
+
+    Who looks is asked again every tick, also while there is much to tell: the session may have ended, and the account may do or see
+    less than before.
+    """
+    loop = asyncio.get_running_loop()
+    asked_s = loop.time()
     dropped = 0
     ticks = 0
     needs_snapshot = True
@@ -131,10 +143,14 @@ async def _feed(
             with anyio.move_on_after(_TICK_S) as waiting:
                 await woken.wait()
             woken.clear()
+            if waiting.cancelled_caught or loop.time() - asked_s >= _TICK_S:
+                asked_s = loop.time()
+                now = await anyio.to_thread.run_sync(site.visitor, websocket)
+                if now.account != visitor.account:
+                    visitor, page, needs_snapshot = now, open_page(now), True
             if waiting.cancelled_caught:
-                await anyio.to_thread.run_sync(site.visitor, websocket)
                 ticks += 1
-                needs_snapshot = ticks % _SNAPSHOT_EVERY_TICKS == 0
+                needs_snapshot = needs_snapshot or ticks % _SNAPSHOT_EVERY_TICKS == 0
     except LoginError:
         return 4401
     except StorageUnavailableError:

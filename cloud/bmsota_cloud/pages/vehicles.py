@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from bmsota_cloud.domain.accounts import Permission, require
-from bmsota_cloud.domain.errors import ConflictError, InvalidInputError
+from bmsota_cloud.domain.errors import CloudError, ConflictError, InvalidInputError, NotFoundError
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.domain.vehicles import VehicleFilter
 from bmsota_cloud.pages.forms import Text
@@ -19,6 +19,7 @@ from bmsota_cloud.pages.site import Query, Site
 __all__ = ["add_vehicle_pages"]
 
 _ROWS_A_PAGE = 50
+_STATUSES: dict[type[CloudError], int] = {InvalidInputError: 422, ConflictError: 409, NotFoundError: 404}
 _ONLINE = {"yes": True, "no": False}
 
 
@@ -78,9 +79,8 @@ def add_vehicle_pages(router: APIRouter, site: Site) -> None:
                 by=visitor.account,
                 now=site.now(),
             )
-        except (InvalidInputError, ConflictError) as error:
-            status_code = 422 if isinstance(error, InvalidInputError) else 409
-            return show_form(visitor, typed, status_code=status_code, error=error)
+        except (InvalidInputError, ConflictError, NotFoundError) as error:
+            return show_form(visitor, typed, status_code=_STATUSES[type(error)], error=error)
         return RedirectResponse(f"/vehicles?{urlencode({'q': typed['vin'], 'registered': typed['vin']})}", 303)
 
     def show_form(

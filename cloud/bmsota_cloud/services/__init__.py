@@ -18,6 +18,7 @@ from bmsota_cloud.services.context import (
     PlatformKeys,
     PlatformSettings,
 )
+from bmsota_cloud.services.customers import CustomerService, CustomerView
 from bmsota_cloud.services.device import DeviceService
 from bmsota_cloud.services.equipment import EquipmentService, NodeFact
 from bmsota_cloud.services.histories import HistoryService
@@ -67,6 +68,8 @@ __all__ = [
     "CommandRouter",
     "CompactionService",
     "Context",
+    "CustomerService",
+    "CustomerView",
     "DeviceService",
     "EquipmentService",
     "EventView",
@@ -129,6 +132,7 @@ class Services:
     audit: AuditService
     clock: ClockService
     compaction: CompactionService
+    customers: CustomerService
     device: DeviceService
     equipment: EquipmentService
     histories: HistoryService
@@ -161,6 +165,7 @@ class Services:
             device=DeviceService(context, limits, watch),
             clock=ClockService(context, limits),
             compaction=CompactionService(context),
+            customers=CustomerService(context),
             equipment=equipment,
             histories=HistoryService(context, watch),
             ingest=IngestService(context, equipment),

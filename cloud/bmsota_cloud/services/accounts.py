@@ -14,15 +14,26 @@ import hmac
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from bmsota_cloud.domain.accounts import Account, LoginSession, Permission, Role, require
-from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, LoginError
+from bmsota_cloud.domain.accounts import (
+    PROJECTS_MAX,
+    Account,
+    LoginSession,
+    Permission,
+    Role,
+    Scope,
+    ScopeKind,
+    require,
+)
+from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, LoginError, NotAllowedError, NotFoundError
 from bmsota_cloud.domain.outbox import Mail
 from bmsota_cloud.domain.paging import PAGE_SIZE_MAX, Page, PageRequest
+from bmsota_cloud.domain.projects import check_project_name
 from bmsota_cloud.services.audit import acting, note
 from bmsota_cloud.services.limits import (
     ALERTED,
@@ -40,8 +51,9 @@ from bmsota_cloud.services.passwords import PASSWORD_LENGTH_MAX, PASSWORD_LENGTH
 from bmsota_cloud.services.platform_secret import PlatformSecret
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from bmsota_cloud.services.audit import Act
     from bmsota_cloud.services.context import Context
     from bmsota_cloud.storage.base import Work
 
@@ -83,12 +95,23 @@ class AccountService:
         self._device_secret = PlatformSecret(context, "login-device-key")
 
     def create(
-        self, *, name: str, email: str, role: Role, password: str, now: datetime, by: Account | None = None
+        self,
+        *,
+        name: str,
+        email: str,
+        role: Role,
+        password: str,
+        now: datetime,
+        scope: Scope | None = None,
+        by: Account | None = None,
+        address: str = "",
     ) -> Account:
         """Add an account. *by* is None only for the command line, whose user owns the data folder anyway.
 
+        Without *scope* it sees everything.
+
         Raises:
-            InvalidInputError: name, address or password can't be used.
+            InvalidInputError: name, address, password or scope can't be used, or the scope does not go with the role.
             ConflictError: the name is taken.
             NotAllowedError: *by* may not manage accounts.
             OverloadedError: too many passwords are being checked.
@@ -97,7 +120,10 @@ class AccountService:
         # Hashed before the transaction begins: 0.15 s of argon2 must not hold up every other writer.
         may_hash = (by is None or by.may(Permission.ACCOUNT_MANAGE)) and _is_usable(password)
         password_hash = self._passwords.hash(password) if may_hash else ""
-        with acting(self._context, who=who, action="account.create", subject=f"account {name}", now=now) as act:
+        scope = scope or Scope()
+        with acting(
+            self._context, who=who, action="account.create", subject=f"account {name}", now=now, address=address
+        ) as act:
             if by is not None:
                 require(by, Permission.ACCOUNT_MANAGE)
             if not _NAME.fullmatch(name):
@@ -107,10 +133,105 @@ class AccountService:
             _check_new_password(password)
             if act.work.accounts.get(name) is not None:
                 raise ConflictError("name-taken", f"the name {name} is taken")
-            account = Account(name=name, email=email, role=role, password_hash=password_hash, created_at=now)
+            _check_scope(act.work, role, scope)
+            account = Account(
+                name=name,
+                email=email,
+                role=role,
+                password_hash=password_hash,
+                created_at=now,
+                sees=scope.kind,
+                projects=scope.projects,
+                customer=scope.customer,
+            )
             act.work.accounts.add(account)
-            act.detail = f"{role} <{email}>"
+            act.detail = f"{role} <{email}>, sees {scope}"
         return account
+
+    def change(
+        self,
+        name: str,
+        *,
+        by: Account,
+        now: datetime,
+        role: Role | None = None,
+        scope: Scope | None = None,
+        address: str = "",
+    ) -> Account:
+        """Change what an account may do and see; at once, also in its open sessions.
+
+        Raises:
+            NotAllowedError: *by* may not manage accounts.
+            NotFoundError: there is no such account.
+            InvalidInputError: the scope can't be used, or does not go with the role.
+            ConflictError: it is the account of *by*.
+        """
+        with self._managing(name, "account.change", by, now, address) as (act, account):
+            new_role, new_scope = role or account.role, scope or account.scope
+            _check_scope(act.work, new_role, new_scope)
+            changed = replace(
+                account, role=new_role, sees=new_scope.kind, projects=new_scope.projects, customer=new_scope.customer
+            )
+            act.work.accounts.save(changed)
+            before, after = (f"{item.role}, sees {item.scope}" for item in (account, changed))
+            act.detail = f"{before} -> {after}"
+        return changed
+
+    def disable(self, name: str, *, by: Account, now: datetime, address: str = "") -> Account:
+        """End all sessions of an account and let it open no other. It stays, because the audit log and tasks name it.
+
+        Raises:
+            NotAllowedError, NotFoundError, ConflictError: as `change`.
+        """
+        with self._managing(name, "account.disable", by, now, address) as (act, account):
+            changed = replace(account, disabled_at=account.disabled_at or now)
+            act.work.accounts.save(changed)
+            act.work.accounts.delete_sessions_of(name)
+        return changed
+
+    def enable(self, name: str, *, by: Account, now: datetime, address: str = "") -> Account:
+        """Let a disabled account log in again, with the password that it had.
+
+        Raises:
+            NotAllowedError, NotFoundError, ConflictError: as `change`.
+        """
+        with self._managing(name, "account.enable", by, now, address) as (act, account):
+            changed = replace(account, disabled_at=None)
+            act.work.accounts.save(changed)
+        return changed
+
+    def reset(self, name: str, *, password: str, by: Account, now: datetime, address: str = "") -> None:
+        """Give an account another password, and end all its sessions.
+
+        Raises:
+            NotAllowedError, NotFoundError, ConflictError: as `change`; the own password is changed with the current one.
+            InvalidInputError: *password* can't be used.
+            OverloadedError: too many passwords are being checked.
+        """
+        may_hash = by.may(Permission.ACCOUNT_MANAGE) and _is_usable(password)
+        password_hash = self._passwords.hash(password) if may_hash else ""
+        with self._managing(name, "account.reset", by, now, address) as (act, account):
+            _check_new_password(password)
+            act.work.accounts.save(replace(account, password_hash=password_hash))
+            act.work.accounts.delete_sessions_of(name)
+
+    @contextmanager
+    def _managing(
+        self, name: str, action: str, by: Account, now: datetime, address: str
+    ) -> Iterator[tuple[Act, Account]]:
+        subject = f"account {name[:64]}"
+        with acting(self._context, who=by.name, action=action, subject=subject, now=now, address=address) as act:
+            require(by, Permission.ACCOUNT_MANAGE)
+            if name == by.name:
+                raise ConflictError("own-account", f"{name} is your own account; have another administrator do it")
+            # Both, in one order: of two administrators who disable each other at the same time, one is too late.
+            locked = {each: act.work.accounts.lock(each) for each in sorted({name, by.name})}
+            own, account = locked[by.name], locked[name]
+            if own is None or not own.may(Permission.ACCOUNT_MANAGE):
+                raise NotAllowedError("not-allowed", f"{by.name} may not manage accounts any more")
+            if account is None:
+                raise NotFoundError("no-such-account", f"no account {name[:64]}")
+            yield act, account
 
     def log_in(self, *, name: str, password: str, now: datetime, address: str = "", device: str = "") -> Login:
         """Check the password and open a session.
@@ -148,7 +269,7 @@ class AccountService:
             is_right = self._passwords.verify(
                 None if found is None else found.password_hash, password, is_known=is_known
             )
-            opened = self._new_session(found, now) if is_right and found is not None else None
+            opened = self._new_session(found, now, address) if is_right and found is not None else None
             with acting(
                 self._context,
                 who=name or "stranger",
@@ -163,6 +284,9 @@ class AccountService:
                     self._limits.keep(tries, act.work, now)
                     self._alert(act.work, name, account, now)
                     act.refusal = LoginError("wrong-login", "wrong name or password")
+                elif account.disabled_at is not None:
+                    # Said only to who knows the password.
+                    act.refusal = LoginError("account-disabled", "this account is disabled; ask an administrator")
                 else:
                     self._limits.forget(tries[0], act.work)
                     if not self._context.clock_guard.is_waiting:
@@ -176,7 +300,7 @@ class AccountService:
         assert opened is not None  # otherwise the refusal was raised
         return opened[0]
 
-    def _new_session(self, account: Account, now: datetime) -> tuple[Login, LoginSession]:
+    def _new_session(self, account: Account, now: datetime, address: str) -> tuple[Login, LoginSession]:
         token = _text(self._context.draw(32))
         session = LoginSession(
             token_sha256=sha256(token.encode()).digest(),
@@ -185,6 +309,7 @@ class AccountService:
             created_at=now,
             last_seen_at=now,
             expires_at=now + timedelta(seconds=self._context.settings.session_valid_s),
+            address=address[:64],
         )
         login = Login(
             token=token,
@@ -205,10 +330,10 @@ class AccountService:
         with self._context.store.reading() as work:
             session = work.accounts.session(digest)
             account = None if session is None else work.accounts.get(session.account_name)
-        if session is None or account is None:
+        if session is None or account is None or account.disabled_at is not None:
             raise LoginError("no-session", "your session has ended; log in again")
         idle = now - session.last_seen_at
-        if now >= session.expires_at or idle > timedelta(seconds=self._context.settings.session_idle_s):
+        if not self._is_open(session, now):
             raise LoginError("session-over", "your session has ended; log in again")
         if idle >= timedelta(seconds=_SEEN_EVERY_S) and not self._context.clock_guard.is_waiting:
             session = replace(session, last_seen_at=now)
@@ -217,6 +342,54 @@ class AccountService:
                 if work.accounts.session(digest) is not None:
                     work.accounts.save_session(session)
         return account, session
+
+    def sessions(self, name: str, *, by: Account, now: datetime) -> tuple[LoginSession, ...]:
+        """The open sessions of an account, those seen last first. Everybody may look at his own.
+
+        Raises:
+            NotAllowedError: it is another's, and *by* may not manage accounts.
+            NotFoundError: there is no such account.
+        """
+        if name != by.name:
+            require(by, Permission.ACCOUNT_MANAGE)
+        with self._context.store.reading() as work:
+            if work.accounts.get(name) is None:
+                raise NotFoundError("no-such-account", f"no account {name[:64]}")
+            found = work.accounts.sessions_of(name)
+        return tuple(session for session in found if self._is_open(session, now))
+
+    def end_sessions(
+        self, name: str, *, by: Account, now: datetime, session_id: str | None = None, address: str = ""
+    ) -> int:
+        """End one session of an account, or all of them; how many. Everybody may end his own.
+
+        Raises:
+            NotAllowedError: it is another's, and *by* may not manage accounts.
+            NotFoundError: there is no such account, or no such session.
+        """
+        subject = f"account {name[:64]}"
+        with acting(
+            self._context, who=by.name, action="account.end_sessions", subject=subject, now=now, address=address
+        ) as act:
+            if name != by.name:
+                require(by, Permission.ACCOUNT_MANAGE)
+            if act.work.accounts.get(name) is None:
+                raise NotFoundError("no-such-account", f"no account {name[:64]}")
+            found = [
+                session
+                for session in act.work.accounts.sessions_of(name)
+                if self._is_open(session, now) and session_id in {None, session.id}
+            ]
+            if session_id is not None and not found:
+                raise NotFoundError("no-such-session", f"{name} has no session {session_id[:16]}")
+            for session in found:
+                act.work.accounts.delete_session(session.token_sha256)
+            act.detail = f"{len(found)} ended"
+        return len(found)
+
+    def _is_open(self, session: LoginSession, now: datetime) -> bool:
+        idle = now - session.last_seen_at
+        return now < session.expires_at and idle <= timedelta(seconds=self._context.settings.session_idle_s)
 
     def log_out(self, token: str) -> None:
         """End the session; an unknown one is ended already."""
@@ -267,6 +440,20 @@ class AccountService:
         require(by, Permission.ACCOUNT_MANAGE)
         with self._context.store.reading() as work:
             return work.accounts.page(request)
+
+    def get(self, name: str, *, by: Account) -> Account:
+        """One account.
+
+        Raises:
+            NotAllowedError: *by* may not manage accounts.
+            NotFoundError: there is no such account.
+        """
+        require(by, Permission.ACCOUNT_MANAGE)
+        with self._context.store.reading() as work:
+            account = work.accounts.get(name)
+        if account is None:
+            raise NotFoundError("no-such-account", f"no account {name[:64]}")
+        return account
 
     def auditors(self, *, by: Account) -> tuple[str, ...]:
         """The names a task of *by* may have as auditor."""
@@ -358,6 +545,31 @@ class AccountService:
     def _device_mac(self, content: bytes, name: str) -> bytes:
         message = b"login-device:" + content + name.encode()
         return hmac.digest(self._device_secret(), message, "sha256")[:_DEVICE_MAC_SIZE_BYTES]
+
+
+def _check_scope(work: Work, role: Role, scope: Scope) -> None:
+    """Refuse a scope that can't be used, or not with this role.
+
+    Raises:
+        InvalidInputError: says why.
+    """
+    if (role is Role.CUSTOMER) != (scope.kind is ScopeKind.CUSTOMER):
+        raise InvalidInputError(
+            "bad-scope",
+            f"scope: an account with the role {Role.CUSTOMER} sees the vehicles of one customer, no other does",
+        )
+    if role is Role.ADMINISTRATOR and not scope.is_everything:
+        raise InvalidInputError("bad-scope", "scope: an administrator sees everything")
+    if scope.kind is not ScopeKind.PROJECTS and scope.projects:
+        raise InvalidInputError("bad-scope", f"scope: projects are not for the scope {scope.kind}")
+    if scope.kind is not ScopeKind.CUSTOMER and scope.customer:
+        raise InvalidInputError("bad-scope", f"scope: a customer is not for the scope {scope.kind}")
+    if len(scope.projects) > PROJECTS_MAX:
+        raise InvalidInputError("bad-scope", f"projects: expected at most {PROJECTS_MAX}, got {len(scope.projects)}")
+    for project in scope.projects:
+        check_project_name(project)
+    if scope.kind is ScopeKind.CUSTOMER and work.customers.get(scope.customer) is None:
+        raise InvalidInputError("bad-scope", f"scope: no customer {scope.customer[:64]!r}; create it first")
 
 
 def _is_usable(password: str) -> bool:

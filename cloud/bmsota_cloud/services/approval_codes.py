@@ -116,6 +116,8 @@ def _auditor(work: Work, task: OtaTask) -> Account:
         raise InvalidInputError(
             "bad-auditor", f"auditor: {task.auditor[:64]!r} is not an account that can approve tasks"
         )
+    if not account.scope.has_project(task.project):
+        raise InvalidInputError("bad-auditor", f"auditor: {task.auditor} does not see project {task.project}")
     if task.auditor == task.creator:
         raise InvalidInputError("four-eyes", f"auditor: {task.auditor} creates this task and cannot approve it")
     return account

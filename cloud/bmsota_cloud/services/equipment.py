@@ -284,10 +284,10 @@ class EquipmentService:
             work.ota_tasks.save_upgrade(replace(upgrade, versions_before=versions_of(nodes)))
 
     def page(self, request: PageRequest, *, by: Account, vin: str = "") -> Page[EquipmentChange]:
-        """Equipment changes, newest first; of all vehicles if *vin* is empty."""
+        """Equipment changes, newest first; of all vehicles that *by* sees if *vin* is empty."""
         require(by, Permission.VEHICLE_READ)
         with self._context.store.reading() as work:
-            return work.equipment.page(request, vin=vin)
+            return work.equipment.page(request, by.scope, vin=vin)
 
 
 def hex_digest(digest: bytes | None) -> str:

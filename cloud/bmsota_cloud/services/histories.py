@@ -15,6 +15,7 @@ from bmsota_cloud.domain.ota_tasks import VehicleStatus
 from bmsota_cloud.domain.vehicles import node_name
 from bmsota_cloud.services.audit import note
 from bmsota_cloud.services.link_watch import Oddity
+from bmsota_cloud.services.scoped import vehicle_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,8 +100,7 @@ class HistoryService:
         """
         require(by, Permission.VEHICLE_READ)
         with self._context.store.reading() as work:
-            if work.vehicles.get(vin) is None:
-                raise NotFoundError("no-such-vehicle", f"no vehicle {vin[:32]}")
+            vehicle_for(work, vin, by)
             return work.histories.page(vin, request)
 
 

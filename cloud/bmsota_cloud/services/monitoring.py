@@ -84,7 +84,7 @@ class MonitoringService:
         Raises:
             NotAllowedError: it may not.
         """
-        require(account, Permission.VEHICLE_READ)
+        require(account, Permission.MONITORING_READ)
 
     def figures(self) -> Figures:
         """Count everything; without a database, what this process knows by itself."""

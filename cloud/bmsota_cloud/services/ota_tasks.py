@@ -45,6 +45,7 @@ from bmsota_cloud.services.ota_task_views import (
     UpgradeView,
     VehiclePreview,
 )
+from bmsota_cloud.services.scoped import check_project, task_for
 from bmsota_cloud.services.task_acts import TaskActs, check_idle
 from bmsota_cloud.services.transitions import publish_task
 from bmsota_cloud.services.turns import short_turns
@@ -100,12 +101,14 @@ class OtaTaskService:
 
         Raises:
             NotAllowedError: *by* may not create tasks.
+            NotFoundError: *project* is not in the scope of *by*.
             InvalidInputError: too many vehicles, or one twice.
         """
         require(by, Permission.OTA_CREATE)
+        check_project(project, by)
         _check_list(vins)
         with self._context.store.reading() as work:
-            found, faults = self._match(work, project, software_version, vins, now)
+            found, faults = self._match(work, project, software_version, vins, by, now)
             checks = survey(work, found)
         releases = {vehicle.vin: release for vehicle, release in found}
         return tuple(
@@ -142,6 +145,7 @@ class OtaTaskService:
             NotAllowedError: *by* may not create tasks, or not take vehicles over.
             InvalidInputError: a text, the auditor, the mailbox, or a vehicle that can't be part of this task.
             ConflictError: a vehicle has an open task already, or the project has no audit mailbox.
+            NotFoundError: *project* is not in the scope of *by*.
             RateLimitedError: too many codes were mailed for *by*.
         """
         asked = {"who": by.name, "action": "ota_task.create", "subject": "task (new)", "address": address}
@@ -165,7 +169,7 @@ class OtaTaskService:
                     f"time limit: expected {_TIME_LIMIT_S_MIN} to {_TIME_LIMIT_S_MAX} s, got {time_limit_s}",
                 )
             _check_reason(reason)
-            vehicles = self._plan(task, vins, now)
+            vehicles = self._plan(task, vins, by, now)
         with acting(self._context, now=now, **asked) as act:
             task = act.work.ota_tasks.add(task)
             target = self._codes.admit(act.work, task, by, now)
@@ -174,7 +178,7 @@ class OtaTaskService:
             act.detail = f"{software_version} for {len(vins)} vehicles of {project}, {target.way}" + (
                 f" {auditor}" if auditor else ""
             )
-        return self._carried_on(task.id, now)
+        return self._carried_on(task.id, by, now)
 
     @short_turns()
     def edit(
@@ -200,13 +204,13 @@ class OtaTaskService:
             if reason is not None:
                 _check_reason(reason)
             with self._context.store.reading() as work:
-                task = _task(work, task_id)
+                task = task_for(work, task_id, by)
             if vins is None:
                 facts, content = self._acts.facts_of(task_id)
             else:
-                vehicles = self._plan(_changed(task, auditor=auditor), vins, now)
+                vehicles = self._plan(_changed(task, auditor=auditor), vins, by, now)
         with self._acting_on(task_id, "ota_task.edit", by, now, address) as act:
-            task = _changed(_unapproved(act.work, task_id), reason=reason, auditor=auditor)
+            task = _changed(_unapproved(act.work, task_id, by), reason=reason, auditor=auditor)
             act.work.ota_tasks.save(task)
             self._codes.admit(act.work, task, by, now)
             if vins is None:
@@ -214,7 +218,7 @@ class OtaTaskService:
             else:
                 self._codes.void(act.work, task_id)
                 self._begin_list(act.work, task, vehicles, by, now)
-        return self._carried_on(task_id, now)
+        return self._carried_on(task_id, by, now)
 
     @short_turns()
     def send_new_code(self, task_id: int, *, by: Account, now: datetime, address: str = "") -> None:
@@ -230,10 +234,10 @@ class OtaTaskService:
             if not by.may(Permission.OTA_CREATE):
                 require(by, Permission.OTA_AUDIT)
             with self._context.store.reading() as work:
-                _task(work, task_id)
+                task_for(work, task_id, by)
             facts, content = self._acts.facts_of(task_id)
         with self._acting_on(task_id, "ota_task.send_code", by, now, address) as act:
-            task = _unapproved(act.work, task_id)
+            task = _unapproved(act.work, task_id, by)
             self._codes.admit(act.work, task, by, now)
             self._codes.issue(act.work, task, content, now, facts)
         publish_task(self._context, task_id)
@@ -261,7 +265,7 @@ class OtaTaskService:
         with self._acting_on(task_id, "ota_task.approve", by, now, address) as act:
             if not by.may(Permission.OTA_START):
                 require(by, Permission.OTA_AUDIT)
-            task = _unapproved(act.work, task_id)
+            task = _unapproved(act.work, task_id, by)
             check_may_enter(task, project_of(act.work, task.project), by)
             target = target_of(act.work, task)
             self._limits.before_try(act.work, task_id, by.name, now)
@@ -284,7 +288,7 @@ class OtaTaskService:
                     _act(task_id, ActKind.APPROVE, by, "", now, statuses=(VehicleStatus.UNAPPROVED,)),
                 )
                 act.detail = f"{target.way}: the code was mailed to {target.mailbox}"
-        return self._carried_on(task_id, now)
+        return self._carried_on(task_id, by, now)
 
     def carry_on(self, now: datetime) -> int:
         """Carry on the acts that a process has left unfinished; how many. Call it every few seconds."""
@@ -312,7 +316,7 @@ class OtaTaskService:
         """
         with self._acting_on(task_id, "ota_task.cancel", by, now, address) as act:
             require(by, Permission.OTA_CANCEL)
-            task = _task(act.work, task_id, lock=True)
+            task = task_for(act.work, task_id, by, lock=True)
             if task.status not in {TaskStatus.UNAPPROVED, TaskStatus.APPROVED}:
                 raise ConflictError("task-ended", f"{task_key(task.id)} is {task.status!s} and cannot be cancelled")
             text = f"cancelled by {by.name}" + (
@@ -322,7 +326,7 @@ class OtaTaskService:
                 act.work.ota_tasks.save(replace(task, status=TaskStatus.CANCELLED, finished_at=now))
                 self._codes.void(act.work, task_id)
             self._acts.begin(act.work, _act(task_id, ActKind.CANCEL, by, text, now, statuses=_words(OPEN_STATUSES)))
-        self._carried_on(task_id, now)
+        self._acts.carry_on(task_id, now)
         with self._context.store.reading() as work:
             return work.ota_tasks.vins(task_id, sorted(OPEN_STATUSES))
 
@@ -351,7 +355,7 @@ class OtaTaskService:
         with self._acting_on(task_id, "ota_task.end", by, now, address) as act:
             require(by, Permission.OTA_FORCE)
             text = f"ended by {by.name}: {_act_reason(reason)}"
-            task = _task(act.work, task_id, lock=True)
+            task = task_for(act.work, task_id, by, lock=True)
             if task.status is not TaskStatus.APPROVED:
                 way_out = "; cancel or edit it" if task.status is TaskStatus.UNAPPROVED else ""
                 raise ConflictError("not-running", f"{task_key(task.id)} is {task.status!s}, not running{way_out}")
@@ -391,7 +395,7 @@ class OtaTaskService:
         with self._acting_on(task_id, "ota_task.retry", by, now, address) as act:
             require(by, Permission.OTA_FORCE)
             text = f"retried by {by.name}: {_act_reason(reason)}"
-            task = _task(act.work, task_id, lock=True)
+            task = task_for(act.work, task_id, by, lock=True)
             if task.approved_at is None:
                 raise ConflictError("not-approved", f"{task_key(task.id)} is {task.status!s}: nothing to retry")
             if task.status is TaskStatus.CANCELLED:
@@ -406,7 +410,7 @@ class OtaTaskService:
         """The task list, newest first."""
         require(by, Permission.OTA_READ)
         with self._context.store.reading() as work:
-            page = work.ota_tasks.page(request, project=project)
+            page = work.ota_tasks.page(request, by.scope, project=project)
             counts = work.ota_tasks.counts([task.id for task in page.items])
         rows = tuple(TaskRow(task=task, counts=counts[task.id]) for task in page.items)
         return Page(items=rows, total=page.total, number=page.number, size=page.size)
@@ -425,7 +429,7 @@ class OtaTaskService:
         """
         require(by, Permission.OTA_READ)
         with self._context.store.reading() as work:
-            task = _task(work, task_id)
+            task = task_for(work, task_id, by)
             page = work.ota_tasks.upgrades_page(task_id, request, statuses=statuses)
             vins = [upgrade.vin for upgrade in page.items]
             transitions = work.ota_tasks.transitions(task_id, vins)
@@ -485,10 +489,10 @@ class OtaTaskService:
             self._context, who=by.name, action=action, subject=f"task {task_id}", now=now, address=address
         )
 
-    def _carried_on(self, task_id: int, now: datetime) -> OtaTask:
+    def _carried_on(self, task_id: int, by: Account, now: datetime) -> OtaTask:
         self._acts.carry_on(task_id, now)
         with self._context.store.reading() as work:
-            return _task(work, task_id)
+            return task_for(work, task_id, by)
 
     def _begin_some(
         self,
@@ -514,12 +518,12 @@ class OtaTaskService:
     # -- planning ------------------------------------------------------------------------------------------------------
 
     def _match(
-        self, work: Work, project: str, software_version: str, vins: Sequence[str], now: datetime
+        self, work: Work, project: str, software_version: str, vins: Sequence[str], by: Account, now: datetime
     ) -> tuple[list[tuple[Vehicle, Release]], dict[str, str]]:
         """The release of each vehicle, and why the others have none."""
         faults: dict[str, str] = {}
         found: list[tuple[Vehicle, Release]] = []
-        vehicles = work.vehicles.many(vins)
+        vehicles = work.vehicles.visible_many(vins, by.scope)
         releases = {
             series: work.releases.find(series=series, software_version=software_version)
             for series in sorted({vehicle.series for vehicle in vehicles.values()})
@@ -541,16 +545,17 @@ class OtaTaskService:
                 found.append((vehicle, release))
         return found, faults
 
-    def _plan(self, task: OtaTask, vins: Sequence[str], now: datetime) -> list[tuple[str, int]]:
+    def _plan(self, task: OtaTask, vins: Sequence[str], by: Account, now: datetime) -> list[tuple[str, int]]:
         """The vehicles of a task that is created or edited, as (VIN, release).
 
         Raises:
             InvalidInputError, ConflictError: see `create`.
         """
+        check_project(task.project, by)
         with self._context.store.reading() as work:
             target_of(work, task)
             _check_list(vins)
-            found, faults = self._match(work, task.project, task.software_version, vins, now)
+            found, faults = self._match(work, task.project, task.software_version, vins, by, now)
             if faults:
                 named = [f"{vin[:32]} {fault}" for vin, fault in faults.items()]
                 raise InvalidInputError("bad-vehicles", f"not possible for every vehicle: {_named(named)}")
@@ -623,16 +628,9 @@ def _check_free(work: Work, task: OtaTask, vins: Sequence[str]) -> None:
         raise ConflictError("vehicle-busy", f"some vehicles have an open task: {_named(busy)}")
 
 
-def _task(work: Work, task_id: int, *, lock: bool = False) -> OtaTask:
-    task = work.ota_tasks.get(task_id, lock=lock)
-    if task is None:
-        raise NotFoundError("no-such-task", f"no task {task_id}")
-    return task
-
-
-def _unapproved(work: Work, task_id: int) -> OtaTask:
+def _unapproved(work: Work, task_id: int, by: Account) -> OtaTask:
     """The task, if it can be edited and approved: its list is complete and it waits for its code."""
-    task = _task(work, task_id, lock=True)
+    task = task_for(work, task_id, by, lock=True)
     if task.status is not TaskStatus.UNAPPROVED:
         raise ConflictError(
             "not-unapproved",

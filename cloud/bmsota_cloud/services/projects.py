@@ -50,11 +50,11 @@ class ProjectService:
         self._context = context
 
     def all(self, *, by: Account) -> tuple[ProjectView, ...]:
-        """Every project that has settings or vehicles, by name."""
+        """Every project that has settings or vehicles and is in the scope of *by*, by name."""
         require(by, Permission.PROJECT_READ)
         with self._context.store.reading() as work:
-            known = {project.name: project for project in work.projects.all()}
-            counts = work.vehicles.counts_by_project()
+            known = {project.name: project for project in work.projects.all() if by.scope.has_project(project.name)}
+            counts = work.vehicles.counts_by_project(by.scope)
         return tuple(
             view_of(ProjectView, known.get(name) or Project(name=name), vehicle_count=counts.get(name, 0))
             for name in sorted(known.keys() | counts.keys())
@@ -103,7 +103,7 @@ class ProjectService:
                 raise InvalidInputError(
                     "bad-email", f"audit mailbox: expected a mail address, got {audit_mailbox[:80]!r}"
                 )
-            self._check_starters(act.work, starters)
+            self._check_starters(act.work, name, starters)
             # A row to lock is there only when the project has settings; without, the insert decides who is first.
             act.work.projects.get(name, lock=True)
             old = project_of(act.work, name)
@@ -127,7 +127,7 @@ class ProjectService:
         return project
 
     @staticmethod
-    def _check_starters(work: Work, starters: Sequence[str]) -> None:
+    def _check_starters(work: Work, project: str, starters: Sequence[str]) -> None:
         if len(starters) > STARTERS_MAX:
             raise InvalidInputError("bad-starters", f"starters: expected at most {STARTERS_MAX}, got {len(starters)}")
         for starter in starters:
@@ -136,6 +136,8 @@ class ProjectService:
                 raise InvalidInputError(
                     "bad-starters", f"starters: {starter[:64]!r} is not an account that can start tasks"
                 )
+            if not account.scope.has_project(project):
+                raise InvalidInputError("bad-starters", f"starters: {starter} does not see project {project}")
 
 
 def _changes(old: Project, new: Project) -> list[str]:

@@ -13,8 +13,8 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from bmsota_cloud.domain.accounts import Permission, require
-from bmsota_cloud.domain.errors import NotFoundError
 from bmsota_cloud.domain.refusals import HEAD_SIZE_BYTES_MAX, Refusal, RefusalCause
+from bmsota_cloud.services.scoped import vehicle_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -174,8 +174,7 @@ class RefusalService:
         """
         require(by, Permission.VEHICLE_READ)
         with self._context.store.reading() as work:
-            if work.vehicles.get(vin) is None:
-                raise NotFoundError("no-such-vehicle", f"no vehicle {vin[:32]}")
+            vehicle_for(work, vin, by)
             return work.refusals.of_vehicle(vin, _SHOWN_OF_VEHICLE)
 
 

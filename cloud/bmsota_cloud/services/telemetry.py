@@ -14,6 +14,7 @@ from bmsota_cloud.domain.paging import Page
 from bmsota_cloud.domain.presence import VehicleConnection
 from bmsota_cloud.domain.telemetry import EventKind, VehicleSnapshot
 from bmsota_cloud.services.presence import with_connection
+from bmsota_cloud.services.scoped import check_vehicles, vehicle_for
 from bmsota_cloud.services.values import plain_values, read_report, snapshot_of, utc_of_ns, utc_of_s
 
 if TYPE_CHECKING:
@@ -83,9 +84,15 @@ class TelemetryService:
         self._context = context
 
     def snapshots(self, vins: Sequence[str], *, by: Account) -> Mapping[str, VehicleSnapshot]:
-        """The newest states of vehicles, with their values; of one that was never heard of an empty one."""
+        """The newest states of vehicles, with their values; of one that was never heard of an empty one.
+
+        Raises:
+            NotFoundError: it is not in the scope of *by*. Who sees everything gets an empty answer for a VIN that is not registered.
+        """
         require(by, Permission.VEHICLE_READ)
         with self._context.store.reading() as work:
+            if not by.scope.is_everything:
+                check_vehicles(work, vins, by)
             connections = work.presence.connections(vins, self._context.presence.lease_check)
         rows = self._context.telemetry.newest(vins)
         layouts = self._context.settings.layouts
@@ -96,7 +103,11 @@ class TelemetryService:
         return found
 
     def snapshot(self, vin: str, *, by: Account) -> VehicleSnapshot:
-        """The newest state of one vehicle."""
+        """The newest state of one vehicle.
+
+        Raises:
+            NotFoundError: it is not in the scope of *by*. Who sees everything gets an empty answer for a VIN that is not registered.
+        """
         return self.snapshots([vin], by=by)[vin]
 
     def reports(
@@ -108,8 +119,12 @@ class TelemetryService:
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> ReportPage:
-        """The reports of a vehicle, newest first, every one of a second."""
-        require(by, Permission.VEHICLE_READ)
+        """The reports of a vehicle, newest first, every one of a second.
+
+        Raises:
+            NotFoundError: it is not in the scope of *by*. Who sees everything gets an empty answer for a VIN that is not registered.
+        """
+        self._check(vin, by)
         page = self._context.telemetry.frames(vin, request, since=since, until=until)
         read = [(frame, self._read(frame)) for frame in page.items]
         seconds = self._seconds(vin, read)
@@ -126,14 +141,24 @@ class TelemetryService:
         until: datetime | None = None,
         kinds: Sequence[EventKind] = (),
     ) -> Page[EventView]:
-        """What changed for a vehicle, newest first; of all kinds if *kinds* is empty."""
-        require(by, Permission.VEHICLE_READ)
+        """What changed for a vehicle, newest first; of all kinds if *kinds* is empty.
+
+        Raises:
+            NotFoundError: it is not in the scope of *by*. Who sees everything gets an empty answer for a VIN that is not registered.
+        """
+        self._check(vin, by)
         asked = tuple(kind for kind in kinds if kind is not EventKind.CHECKPOINT) or _KINDS
         page = self._context.telemetry.events(vin, request, since=since, until=until, kinds=asked)
         items = tuple(map(_event_view, page.items))
         return Page(items=items, total=page.total, number=page.number, size=page.size)
 
     # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _check(self, vin: str, by: Account) -> None:
+        require(by, Permission.VEHICLE_READ)
+        if not by.scope.is_everything:
+            with self._context.store.reading() as work:
+                vehicle_for(work, vin, by)
 
     def _read(self, frame: StoredFrame) -> Report | str:
         """The report, or why it can't be read."""

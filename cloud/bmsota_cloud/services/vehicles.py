@@ -16,6 +16,7 @@ from bmsota_cloud.domain.telemetry import VehicleSnapshot
 from bmsota_cloud.domain.vehicles import FleetCount, NodeKind, Vehicle, VehicleFilter
 from bmsota_cloud.services.audit import acting
 from bmsota_cloud.services.presence import with_connection
+from bmsota_cloud.services.scoped import check_project, vehicle_for
 from bmsota_cloud.services.values import snapshot_of
 from bmsota_cloud.services.views import view_of
 
@@ -44,6 +45,8 @@ class VehicleRow:
     hwid: str
     series: str
     project: str
+    customer: str
+    """Empty: it belongs to none."""
     is_upgradable: bool
     """False: a plain GB/T 32960 terminal, monitored only."""
     is_online: bool
@@ -124,16 +127,19 @@ class VehicleService:
         Raises:
             InvalidInputError: a value can't be used.
             ConflictError: the VIN or the HWID is registered already.
+            NotFoundError: *project* is not in the scope of *by*.
         """
         who = "platform" if by is None else by.name
         with acting(self._context, who=who, action="vehicle.register", subject=f"vehicle {vin[:32]}", now=now) as act:
             if by is not None:
                 require(by, Permission.VEHICLE_REGISTER)
             check_registration(vin=vin, series=series, project=project, hwid=hwid, device_public_key=device_public_key)
+            if by is not None:
+                check_project(project, by)
             if act.work.vehicles.get(vin) is not None:
                 raise ConflictError("already-registered", f"VIN {vin} is already registered")
             if hwid and (other := act.work.vehicles.by_hwid(hwid)) is not None:
-                raise ConflictError("already-registered", f"HWID {hwid} is already registered, in {other.vin}")
+                raise _taken(other, by)
             vehicle = Vehicle(
                 vin=vin,
                 series=series,
@@ -168,12 +174,12 @@ class VehicleService:
                 require(by, Permission.VEHICLE_REGISTER)
             _check("HWID", _HWID, hwid, "1 to 24 printable ASCII characters")
             _check_key(device_public_key)
-            vehicle = act.work.vehicles.get(vin, lock=True)
+            vehicle = act.work.vehicles.get(vin, lock=True) if by is None else vehicle_for(act.work, vin, by, lock=True)
             if vehicle is None:
                 raise NotFoundError("no-such-vehicle", f"no vehicle {vin[:32]}")
             other = act.work.vehicles.by_hwid(hwid)
             if other is not None and other.vin != vin:
-                raise ConflictError("already-registered", f"HWID {hwid} is already registered, in {other.vin}")
+                raise _taken(other, by)
             act.detail = f"HWID {vehicle.hwid or 'none'}, now {hwid}"
             vehicle = replace(vehicle, hwid=hwid, device_public_key=device_public_key)
             act.work.vehicles.save(vehicle)
@@ -200,7 +206,7 @@ class VehicleService:
         """A page of the list, with how many are online and offline. The filters are the database's, for any number of vehicles."""
         require(by, Permission.VEHICLE_READ)
         with self._context.store.reading() as work:
-            page, count = work.vehicles.page(request, asked, self._context.presence.lease_check)
+            page, count = work.vehicles.page(request, asked, self._context.presence.lease_check, by.scope)
             vins = [vehicle.vin for vehicle, _ in page.items]
             nodes = work.vehicles.nodes(vins)
         newest = self._context.telemetry.newest(vins)
@@ -216,16 +222,16 @@ class VehicleService:
         return VehicleListing(page=Page(items=rows, total=page.total, number=page.number, size=page.size), count=count)
 
     def projects(self, *, by: Account) -> tuple[str, ...]:
-        """The names of all projects, sorted."""
+        """The names of all projects of the vehicles that *by* sees, sorted."""
         require(by, Permission.VEHICLE_READ)
         with self._context.store.reading() as work:
-            return work.vehicles.projects()
+            return work.vehicles.projects(by.scope)
 
     def series(self, *, by: Account) -> tuple[str, ...]:
-        """The series of all vehicles, sorted."""
+        """The series of all vehicles that *by* sees, sorted."""
         require(by, Permission.VEHICLE_READ)
         with self._context.store.reading() as work:
-            return work.vehicles.series()
+            return work.vehicles.series(by.scope)
 
     def detail(self, vin: str, *, by: Account) -> VehicleDetail:
         """One vehicle with its nodes, newest values (cells included) and newest equipment changes.
@@ -235,12 +241,10 @@ class VehicleService:
         """
         require(by, Permission.VEHICLE_READ)
         with self._context.store.reading() as work:
-            vehicle = work.vehicles.get(vin)
-            if vehicle is None:
-                raise NotFoundError("no-such-vehicle", f"no vehicle {vin[:32]}")
+            vehicle = vehicle_for(work, vin, by)
             nodes = work.vehicles.nodes([vin])[vin]
             reported = {node.position: node for node in work.vehicles.reported_nodes([vin])[vin]}
-            changes = work.equipment.page(PageRequest(1, 20), vin=vin).items
+            changes = work.equipment.page(PageRequest(1, 20), by.scope, vin=vin).items
             notes = self._watch.notes(work, vin)
             connections = work.presence.connections([vin], self._context.presence.lease_check)
         presence = with_connection(VehicleSnapshot(vin=vin), connections.get(vin, VehicleConnection()))
@@ -254,6 +258,13 @@ class VehicleService:
             reported=_differences(nodes, reported),
             link_notes=notes,
         )
+
+
+def _taken(other: Vehicle, by: Account | None) -> ConflictError:
+    """The HWID is that of another vehicle, which is named only to who sees it."""
+    is_seen = by is None or by.scope.has_vehicle(project=other.project, customer=other.customer)
+    where = f", in {other.vin}" if is_seen else ""
+    return ConflictError("already-registered", f"HWID {other.hwid} is already registered{where}")
 
 
 def _differences(nodes: Sequence[VehicleNode], reported: Mapping[int, VehicleNode]) -> dict[int, VehicleNode]:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["migrate"]
 
 
-def migrate(connection: Connection, history: str, *, revision: str = "head") -> None:
-    """Upgrade the tables of *history* inside the transaction of *connection*."""
+def migrate(connection: Connection, history: str, *, revision: str = "head", down: bool = False) -> None:
+    """Upgrade the tables of *history* to *revision* inside the transaction of *connection*; with *down*, or to "base", downgrade them."""
     folder = Path(__file__).parent / "migrations"
     config = Config()
     config.set_main_option("script_location", str(folder).replace("%", "%%"))
@@ -28,7 +28,7 @@ def migrate(connection: Connection, history: str, *, revision: str = "head") -> 
     config.set_main_option("version_locations", str(folder / f"{history}_versions").replace("%", "%%"))
     config.attributes["connection"] = connection
     config.attributes["version_table"] = f"alembic_version_{history}"
-    if revision == "base":
+    if down or revision == "base":
         command.downgrade(config, revision)
     else:
         command.upgrade(config, revision)

@@ -31,7 +31,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from bmsota_cloud.domain.accounts import Role
+from bmsota_cloud.domain.accounts import Role, ScopeKind
 from bmsota_cloud.domain.equipment import ChangeStatus
 from bmsota_cloud.domain.evidence import Source
 from bmsota_cloud.domain.ota_tasks import ActKind, NodeVersion, TaskStatus, VehicleStatus
@@ -136,6 +136,14 @@ class Plain(TypeDecorator[tuple[Any, ...]]):
 PLATFORM = MetaData()
 TELEMETRY = MetaData()
 
+customer = Table(
+    "customer",
+    PLATFORM,
+    Column("name", String(64), primary_key=True),
+    Column("created_at", UtcTime, nullable=False),
+    Column("created_by", String(64), nullable=False),
+)
+
 account = Table(
     "account",
     PLATFORM,
@@ -144,6 +152,11 @@ account = Table(
     Column("role", EnumName(Role), nullable=False),
     Column("password_hash", Text, nullable=False),
     Column("created_at", UtcTime, nullable=False),
+    # The scope: everything, the projects of this list, or the vehicles of this customer.
+    Column("sees", EnumName(ScopeKind), nullable=False, server_default="EVERYTHING"),
+    Column("projects", Plain, nullable=False, server_default="[]"),
+    Column("customer", EmptyAsNull(64), ForeignKey("customer.name")),
+    Column("disabled_at", UtcTime),
 )
 
 login_session = Table(
@@ -155,6 +168,7 @@ login_session = Table(
     Column("created_at", UtcTime, nullable=False),
     Column("last_seen_at", UtcTime, nullable=False),
     Column("expires_at", UtcTime, nullable=False, index=True),
+    Column("address", String(64), nullable=False, server_default=""),
 )
 
 # Where an account has logged in from. Addresses are kept as digests: they are compared, never shown.
@@ -204,6 +218,7 @@ vehicle = Table(
     Column("identity_sha256", LargeBinary(32), nullable=False),
     Column("confirmed_at", UtcTime),
     Column("mixed_pack", Text, nullable=False, server_default=""),
+    Column("customer", EmptyAsNull(64), ForeignKey("customer.name"), index=True),
 )
 
 gateway = Table(

@@ -131,6 +131,7 @@ def test_waiting_has_a_limit():
     assert stream.waiting_size_bytes <= 1024 * 1024
 
 
+@pytest.mark.slow
 @given(
     st.integers(0, 2**32 - 1),
     st.lists(st.tuples(st.integers(0, 199), st.integers(1, 60)), max_size=40),

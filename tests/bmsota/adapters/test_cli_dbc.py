@@ -105,6 +105,7 @@ def test_two_messages_of_one_name_both_count(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_nothing_but_our_own_lines_is_printed(tmp_path):
     """The parser's logger would print to stderr when nothing handles it; in a process of its own nothing does."""
     path = tmp_path / "file.dbc"

@@ -479,6 +479,7 @@ def test_several_databases_and_packaged_ones(tmp_path, dbc):
     assert [line.split(": ")[0].split(" ")[-1] for line in result.stdout.splitlines()] == ["Pack", "Slave01_Cells_1"]
 
 
+@pytest.mark.slow
 def test_a_log_tells_how_far_it_is(tmp_path):
     log = write(tmp_path / "drive.log", FRAMES * 2000)
     with CanLog(log) as opened:

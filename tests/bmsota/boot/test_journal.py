@@ -101,6 +101,7 @@ def test_a_torn_record_is_skipped_and_the_older_one_wins():
         assert desk.found() == [b"newer"]
 
 
+@pytest.mark.slow
 def test_any_number_of_cuts_in_a_row_leaves_the_older_record_and_no_spent_cell_is_written():
     """Each of them in the first writes after a power-up, where one time in eight nothing of it can be seen."""
     for seed in range(60):
@@ -320,6 +321,7 @@ def test_what_stands_in_one_area_only_must_be_settled_before_it_counts():
     assert desk.journal.is_settled
 
 
+@pytest.mark.slow
 def test_a_record_once_read_as_new_is_never_read_as_old_afterwards():
     """Cuts that leave cells which read differently each time, at every write; what is settled stays."""
     news = 0

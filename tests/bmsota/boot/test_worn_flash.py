@@ -233,6 +233,7 @@ def test_an_upgrade_that_comes_before_the_first_copy_is_done_takes_its_place(dev
     assert (parts.version(result), result.reason) == ("2.1.0", BootReason.TEST)
 
 
+@pytest.mark.slow
 def test_power_may_fail_at_any_operation_of_the_copy(parts):
     first = parts.Device()
     updated(first, parts)
@@ -304,6 +305,7 @@ def test_an_image_from_outside_with_a_lower_counter_is_not(device, parts):
     assert device.power_on()[1].reason is BootReason.NOTHING
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["before", "inside", "after"])
 def test_power_may_fail_while_an_image_is_restored(parts, phase):
     operation = 0
@@ -477,6 +479,7 @@ def test_where_both_slots_are_worn_none_is_changed_for_the_other_again(parts):
     assert device.power_on()[1].reason is BootReason.NOTHING
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", PHASES)
 def test_power_may_fail_while_the_damaged_image_makes_way(parts, phase):
     """It is tried again at the next power-on, twice, as a master does."""

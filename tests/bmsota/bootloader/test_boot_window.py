@@ -154,6 +154,7 @@ def test_a_node_without_an_image_has_no_window(bench_parts):
     assert (target.state, target.is_in_boot_window, target.wants_data) == (NodeMode.BOOTLOADER, False, True)
 
 
+@pytest.mark.slow
 def test_a_flasher_finds_the_window_even_on_a_lossy_bus(bench_parts):
     """500 ms are enough at 10 % loss, for every seed of twelve: what has come of a description is enough to hold the node."""
     for seed in range(12):

@@ -472,6 +472,7 @@ def test_a_node_left_in_another_broadcast_is_not_disturbed(bench_parts):
     assert [stored(node, other) for node in nodes[2:]] == [other] * 2
 
 
+@pytest.mark.slow
 def test_two_images_of_one_group_are_told_apart_by_the_crc_of_their_blocks(bench_parts):
     """Of two images one in 127 has the group of the other. A node left in a broadcast of the first hears the blocks of the
     second, and stores none of them."""

@@ -299,6 +299,7 @@ def test_a_description_is_never_mixed_from_two_moments(bench):
     assert collector.receive(second[0]).version == ImageVersion(2)
 
 
+@pytest.mark.slow
 def test_commands_survive_a_lossy_bus(bench_parts):
     for seed in range(30):
         node = bench_parts.Node(factory=bench_parts.OLD())

@@ -87,6 +87,7 @@ def image_of(name, wire):
     return offer, image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_node_answers_every_session_as_recorded(scripts, name):
     """Frames in, frames out, in order; one that is missing, too many or different is named by its line."""

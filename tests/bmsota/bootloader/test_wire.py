@@ -141,6 +141,7 @@ def test_the_value_tables_of_the_dbc_are_the_enumerations(bench_parts):
     check("Role", ImageRole)
 
 
+@pytest.mark.slow
 def test_cantools_loads_the_dbc_strictly_and_all_replies_have_one_layout(bench_parts):
     database = cantools.database.load_file(bench_parts.DBC_PATH, strict=True)
     assert not bench_parts.database().faults

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import bootloader_rig
+import pytest
 
 from bmsota.boot import BootReason, SlotState
 from bmsota.bootloader import BLOCK_FRAMES_MAX, TARGET_TRANSITIONS, BootloaderWire
@@ -28,6 +29,7 @@ def built(folder, body):
     return subprocess.run([str(program)], capture_output=True, text=True, check=True).stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_the_header_is_the_one_that_the_script_makes(monkeypatch):
     """Another table needs another header: scripts/make_wire_header.py."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
@@ -36,6 +38,7 @@ def test_the_header_is_the_one_that_the_script_makes(monkeypatch):
     assert HEADER.read_text(encoding="utf-8") == make_wire_header.text()
 
 
+@pytest.mark.slow
 def test_the_numbers_of_the_header_are_pythons(tmp_path):
     enums = {
         "COMMAND": NodeCommand,
@@ -69,6 +72,7 @@ def test_the_transitions_of_the_header_are_the_nodes(tmp_path):
     assert rows == dict(TARGET_TRANSITIONS)
 
 
+@pytest.mark.slow
 def test_c_reads_and_writes_the_frames_of_the_golden_sessions_as_python_does(tmp_path):
     """Every field of every request and reply of all sessions, by the header's bit positions; and put together again."""
     database = bootloader_rig.database()

@@ -53,6 +53,7 @@ def test_the_version_costs_no_imports(module, program):
     assert imported_by(module, "--version") == ([f"{program} {bmsota.__version__}"], [])
 
 
+@pytest.mark.slow
 def test_a_command_imports_nothing_of_the_others():
     lines, heavy = imported_by("bmsota.cli.main", "decode", "--help")
     assert " decode " in lines[0]

@@ -51,6 +51,7 @@ def test_parts_are_put_together_in_any_order():
         assert assembler.pending_count == 0
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 700), max_size=4), st.booleans())
 def test_a_report_is_cut_as_the_table_says_and_put_together_again(sizes, is_first):

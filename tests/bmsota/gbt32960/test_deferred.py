@@ -161,6 +161,7 @@ def check_mutants(frames, rng, count):
     return passed
 
 
+@pytest.mark.slow
 @settings(max_examples=200 if IS_LONG else 25, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 2**32))
 def test_what_the_quick_check_passes_decode_does_not_refuse(reports, data, seed):
@@ -311,6 +312,7 @@ def check_shortcut(edition, seed, count):
         assert outcomes[0] == outcomes[1], (edition, seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edition", Edition)
 def test_the_shortcut_changes_nothing(edition):
     """The same events in the same order and the same bytes, whatever comes and however it is cut."""
@@ -575,6 +577,7 @@ def day_of(session, is_encoded, edition, rng):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edition", Edition)
 def test_an_encoded_report_goes_the_way_of_any_other(edition):
     """The same bytes, the same events and the same deadlines: sent, stored, filled in, taken back, sent again."""

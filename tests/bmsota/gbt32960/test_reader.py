@@ -107,6 +107,7 @@ def test_no_frame_is_lost_between_garbage(good_frames, seed):
         offset += len(bytes_of([event]))
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.binary(max_size=40) | st.just(HEARTBEAT) | st.sampled_from([b"#", b"##", b"$$", b"##\x07\xfe"])))
 def test_every_byte_is_reported_once(pieces):
@@ -330,6 +331,7 @@ def check_noise(seed, good_frames):
     assert found == slow_events(stream), seed
 
 
+@pytest.mark.slow
 def test_the_reader_says_what_its_definition_says(good_frames):
     """The regular expression and the running XOR change nothing but speed, however the stream is cut."""
     short_frames = [frame for frame in good_frames if len(frame) < 400]

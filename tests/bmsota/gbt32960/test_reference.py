@@ -30,6 +30,7 @@ def test_the_reference_has_every_public_name(package):
     assert [name for name in gbt32960.__all__ if name not in package.members] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", gbt32960.__all__)
 def test_every_public_name_says_what_it_is(package, name):
     """A class, function, constant or union without a docstring would be a name and nothing else."""

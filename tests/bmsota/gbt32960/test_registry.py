@@ -243,6 +243,7 @@ def test_a_size_below_zero_or_another_than_the_layouts_is_refused():
         encode(report_of(Note("door")), layouts=wrong)
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(data=st.data())
 def test_any_bytes_behind_a_registered_type_give_a_frame_or_a_frame_error(data):

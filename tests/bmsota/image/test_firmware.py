@@ -146,6 +146,7 @@ def test_arbitrary_bytes_are_refused(data):
             parser(data)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_arbitrary_overwrites_are_refused(forge, image, data):

@@ -43,6 +43,7 @@ def test_the_recipe_makes_exactly_the_committed_files(recipe):
     assert [name for name, data in made.items() if there[name] != data] == []
 
 
+@pytest.mark.slow
 def test_check_mode_notices_a_difference(recipe, tmp_path, monkeypatch, capsys):
     """Missing and altered files are named, and nothing is written."""
     monkeypatch.setattr(recipe, "__file__", str(tmp_path / "build.py"))

@@ -353,6 +353,7 @@ def test_a_slave_that_starts_again_may_begin_with_the_same_frame(database):
     assert table.faults.present == ()
 
 
+@pytest.mark.slow
 def test_unprotected_software_is_believed_when_protected_frames_have_ended(database, old_database):
     """Its identity pages were lost: the master does not know of the restart."""
     table = MeasurementTable(database, SMALL, unprotected=old_database)

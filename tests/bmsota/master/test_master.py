@@ -331,6 +331,7 @@ def test_after_a_login_it_asks_again_for_an_image_in_its_test_boot(rig, world):
 # -- power ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_shut_down_logs_out_for_good(rig):
     rig.master.shut_down(rig.now_ns)
     rig.run(3)
@@ -350,6 +351,7 @@ def test_login_serials_go_on_in_the_next_life(rig):
     assert rig.of(LoggedIn)[-1] == LoggedIn(serial=2)
 
 
+@pytest.mark.slow
 def test_without_a_link_it_tries_again_and_measures_on(world):
     rig = world.MasterRig()
     rig.has_link = False

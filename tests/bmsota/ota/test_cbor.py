@@ -34,6 +34,7 @@ def test_what_is_encoded_is_decoded(value):
         assert "depth" in str(error)  # noqa: PT017
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(st.binary(max_size=60))
 def test_arbitrary_bytes_are_decoded_or_refused(data):

@@ -825,6 +825,7 @@ faults = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(script=st.lists(st.tuples(faults, st.integers(0, SIZE)), max_size=12), have=st.sets(st.integers(0, 20)))
 def test_whatever_happens_only_the_signed_bytes_come_out(entry, script, have):

@@ -206,6 +206,7 @@ ONCE = {
 BELIEVED = {("order", "N17 204")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name"), [(kind, name) for kind in KINDS for name in ONCE if (kind, name) not in BELIEVED]
 )
@@ -316,6 +317,7 @@ def test_n12_a_cdn_that_is_warm_after_ten_minutes(hostile):
     assert run.state is UpdaterState.DOWNLOAD_COMPLETE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [500, 503, 520])
 @pytest.mark.parametrize("kind", ["order", "confirm", "images"])
 def test_n13_an_accepted_order_outlives_a_platform_that_is_away_for_a_day(hostile, kind, status):

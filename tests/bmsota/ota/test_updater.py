@@ -1864,6 +1864,7 @@ def test_a_report_repeated_at_a_login_is_the_same_document(made, texts):
     assert [report.counter for report, _ in device.reports] == [1, 1, 2]
 
 
+@pytest.mark.slow
 def test_upgrade_mode_is_from_the_acceptance_to_the_report_and_rest_only_for_the_work(made):
     """Two conditions: one is shown, the other forbids driving and charging."""
     device = made()

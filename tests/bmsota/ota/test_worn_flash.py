@@ -59,6 +59,7 @@ def rest_of(script, begun):
     return [line.strip()[2:] for line in script[len(begun) :].splitlines() if line.strip().startswith("> ")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", [UNTIL_DOWNLOAD.rsplit("> answer", 1)[0], UNTIL_DOWNLOAD])
 def test_a_journal_that_wears_out_before_the_switch_ends_the_order_by_name(device, begun):
     """At the acceptance of the manifest, or while the images come."""
@@ -83,6 +84,7 @@ def test_the_report_is_kept_in_ram_and_said_again_at_the_login(device):
     assert len(device.reports) == 2
 
 
+@pytest.mark.slow
 def test_no_two_reports_of_a_worn_journal_have_one_number(device):
     play(device, UNTIL_DOWNLOAD)
     wear_out(device)
@@ -98,6 +100,7 @@ def test_no_two_reports_of_a_worn_journal_have_one_number(device):
     assert device.reports[-1][0].counter > first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", [UNTIL_FLASHED.rsplit("> nodes", 1)[0], UNTIL_TESTED])
 def test_a_journal_that_wears_out_behind_the_switch_rolls_the_pack_back(device, begun):
     """Before the slaves are flashed, or before they are confirmed: nothing that could not go back."""
@@ -110,6 +113,7 @@ def test_a_journal_that_wears_out_behind_the_switch_rolls_the_pack_back(device, 
     roll_back(device)
 
 
+@pytest.mark.slow
 def test_a_commit_that_cannot_be_recorded_rolls_the_pack_back(device):
     """The slaves have confirmed and go back too; the master is reverted by its next boot."""
     play(device, UNTIL_CONFIRMED)
@@ -130,6 +134,7 @@ def roll_back(device):
     assert [str(node.version) for node in report.nodes] == ["2.0.0"] * 3
 
 
+@pytest.mark.slow
 def test_behind_the_commit_the_success_is_reported(device):
     play(device, UNTIL_COMMITTED)
     wear_out(device)

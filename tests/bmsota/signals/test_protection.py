@@ -346,6 +346,7 @@ DECLARED = [
 ]
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(st.sampled_from(DECLARED), st.integers(0, 2**32), st.lists(st.integers(0, 30), max_size=6))
 def test_columns_judge_every_frame_as_the_single_checker_does(declared, seed, cuts):

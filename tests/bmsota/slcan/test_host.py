@@ -95,6 +95,7 @@ def test_feedback_says_why_something_is_refused_and_reports_are_no_answers():
     assert host.refusal == ""  # BEL gives no reason.
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from([*LINES, b"\r", b"\a", b"z\r", b"junk\r", b"t12\r"]), max_size=12), st.data())
 def test_lines_may_be_cut_anywhere(pieces, data):
     stream = b"".join(pieces)

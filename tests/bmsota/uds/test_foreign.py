@@ -317,6 +317,7 @@ def test_a_session_that_only_tester_present_renews(world, functional):
     assert functional or own >= 3
 
 
+@pytest.mark.slow
 def test_the_mended_session_when_tester_present_is_not_heard(world):
     """Functional frames do not reach it: the check routine is refused with 0x33, and everything is sent once more."""
     made = world(renews_by_any_request=False, p2_ns=200 * MS)

@@ -91,6 +91,7 @@ def test_progress_is_told(world, parts):
     assert events[1] == TransferProgressed(2, len(parts.NEW()), len(parts.NEW()))
 
 
+@pytest.mark.slow
 def test_one_nodes_trouble_is_not_the_others(world):
     world.nodes[1].power_off()
     found = world.flash(1, 2, 3)
@@ -128,6 +129,7 @@ def test_an_image_of_another_class_is_refused(world, parts):
     assert world.flash(1, image=other)[1].cause is FailureCause.WRONG_HARDWARE
 
 
+@pytest.mark.slow
 def test_a_node_that_has_fallen_back_does_not_confirm_its_old_image(world):
     world.flash(1, 2)
     world.engine.activate((1, 2))

@@ -132,6 +132,7 @@ def test_29_bit_ids_and_can_fd(parts, frame_bytes):
     assert all(frame.is_extended_id and frame.is_fd == (frame_bytes > 8) for frame in bench.frames)
 
 
+@pytest.mark.slow
 def test_the_counter_wraps(parts):
     """More than 256 blocks at a small block length."""
     node = parts.Node(factory=parts.OLD(), block_length_max=12)

@@ -11,6 +11,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 
 @pytest.fixture
+def client(world):
+    """With an app of its own: what `/healthz` answered a moment ago is kept in it."""
+    with TestClient(build_app(world.cloud), base_url="http://cloud.example:8080") as made:
+        yield made
+
+
+@pytest.fixture
 def local(world):
     """A program on this machine."""
     with TestClient(build_app(world.cloud), client=("127.0.0.1", 50000)) as made:

@@ -62,6 +62,7 @@ def read_all(sent, data=b""):
     return data.partition(b"\r\n\r\n")[2]
 
 
+@pytest.mark.slow
 def test_an_image_counts_when_its_last_byte_has_gone_out(image):
     sent = image.ask()
     data = sent.recv(1000)
@@ -74,6 +75,7 @@ def test_an_image_counts_when_its_last_byte_has_gone_out(image):
     assert str(image.upgrade().status) == "Downloading"
 
 
+@pytest.mark.slow
 def test_a_download_that_breaks_off_is_one_and_no_whole_image(image):
     sent = image.ask()
     sent.recv(1000)
@@ -100,6 +102,7 @@ def test_what_gives_no_bytes_is_not_noted(image, method):
     assert str(image.upgrade().status) == "Approved"
 
 
+@pytest.mark.slow
 def test_a_database_that_is_away_costs_the_unit_nothing(image, monkeypatch):
     def away(*_, **__):
         raise StorageUnavailableError("the database is away")

@@ -381,6 +381,7 @@ def test_kill_9_of_the_database_at_any_moment_loses_nothing(tmp_path, seed):
         telemetry.close()
 
 
+@pytest.mark.slow
 def test_a_commit_on_postgresql_is_synced_whatever_the_server_s_default_is():
     import psycopg
 

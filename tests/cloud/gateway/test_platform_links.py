@@ -135,6 +135,7 @@ async def connect(running):
     return Peer(running, *await asyncio.open_connection("127.0.0.1", running.gateway_port))
 
 
+@pytest.mark.slow
 def test_many_vehicles_on_one_link(play):
     """Each report is answered though `acknowledge_reports` is off; presence is each vehicle's own."""
 
@@ -159,6 +160,7 @@ def test_many_vehicles_on_one_link(play):
     play(scene)
 
 
+@pytest.mark.slow
 def test_a_link_that_breaks_takes_its_vehicles_along(play):
     async def scene(peer):
         await peer.log_in()
@@ -170,6 +172,7 @@ def test_a_link_that_breaks_takes_its_vehicles_along(play):
     play(scene)
 
 
+@pytest.mark.slow
 def test_a_vehicle_that_logs_in_elsewhere_leaves_the_platforms_link_and_the_others_stay(play):
     async def scene(peer):
         await peer.log_in()
@@ -188,6 +191,7 @@ def test_a_vehicle_that_logs_in_elsewhere_leaves_the_platforms_link_and_the_othe
     play(scene)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong", [{"user": "other"}, {"password": "correcthorsf"}, {"password": ""}, {"code": "OTHERPLATFORM0001"}]
 )
@@ -202,6 +206,7 @@ def test_who_is_not_the_platform_is_refused_and_recorded(play, wrong):
     play(scene)
 
 
+@pytest.mark.slow
 def test_who_guesses_the_password_is_stopped_and_recorded(play):
     async def scene(peer):
         for _ in range(10):
@@ -213,6 +218,7 @@ def test_who_guesses_the_password_is_stopped_and_recorded(play):
     play(scene)
 
 
+@pytest.mark.slow
 def test_without_an_entry_no_platform_logs_in(play):
     async def scene(peer):
         assert await peer.log_in() == ERROR
@@ -221,6 +227,7 @@ def test_without_an_entry_no_platform_logs_in(play):
     play(scene, platform_peers={})
 
 
+@pytest.mark.slow
 def test_a_vehicle_of_others_and_one_of_nobody_are_refused_and_recorded(play):
     async def scene(peer):
         await peer.log_in()
@@ -286,6 +293,7 @@ def links(sample_keys, tmp_path):
     made.cloud.close()
 
 
+@pytest.mark.slow
 def test_a_vehicle_that_goes_to_and_fro_is_offline_when_all_links_are_gone(links):
     """It comes back to the platform's link before that link has heard that it had left."""
     platform, terminal = links.platform(), links.open()
@@ -313,6 +321,7 @@ def test_a_platforms_link_is_closed_with_the_others_when_the_clock_is_put_back(l
     assert platform.is_closing
 
 
+@pytest.mark.slow
 def test_a_link_without_vehicles_is_counted_and_closed_with_the_others(links):
     platform, gauge = links.platform(), links.cloud.services.gauges["platform_links"]
     assert (links.cloud.router.platforms(), gauge()) == ({CODE: 1}, 1)
@@ -331,6 +340,7 @@ def test_a_link_without_vehicles_is_counted_and_closed_with_the_others(links):
     assert gauge() == 0
 
 
+@pytest.mark.slow
 def test_a_platforms_newer_link_ends_the_older_as_soon_as_that_has_no_vehicle(links):
     """An empty one at once; another when its vehicle has logged in on the newer."""
     empty = links.platform()
@@ -354,6 +364,7 @@ def test_a_platforms_newer_link_ends_the_older_as_soon_as_that_has_no_vehicle(li
     assert links.cloud.router.platforms() == {CODE: 1}
 
 
+@pytest.mark.slow
 def test_a_vehicle_that_logs_out_is_the_last_of_an_older_link(links):
     older = links.platform()
     links.log_in(older, 1)
@@ -364,6 +375,7 @@ def test_a_vehicle_that_logs_out_is_the_last_of_an_older_link(links):
     assert older.is_closing
 
 
+@pytest.mark.slow
 def test_a_platform_that_sends_heartbeats_may_be_silent_no_longer_than_a_terminal(links):
     link = links.platform()
     assert link.next_timeout() == links.now_ns + 3600 * 10**9
@@ -416,6 +428,7 @@ class Forwarder:
         self.session.disconnected(wall_clock_ns())
 
 
+@pytest.mark.slow
 def test_both_ends_of_the_library_and_a_link_that_breaks_in_the_middle(play):
     """200 reports of two vehicles, the link cut with most of them on their way: each is stored, and no answer is missing."""
 

@@ -221,6 +221,7 @@ def test_what_cannot_be_kept_is_refused_and_costs_no_link(world, vin, monkeypatc
     assert kept(world, vin) == [report(world, vin)]
 
 
+@pytest.mark.slow
 def test_a_burst_of_logins_is_taken_one_after_another(world, vin):
     """Jobs that are done at once must not nest: a thousand logins in one read are no recursion."""
     link = world.cloud.open_link()

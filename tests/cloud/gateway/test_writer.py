@@ -68,6 +68,7 @@ async def until(condition):
         await asyncio.sleep(0.001)
 
 
+@pytest.mark.slow
 def test_every_report_is_stored_answered_and_derived_in_order():
     rig, answered = Rig(), []
 

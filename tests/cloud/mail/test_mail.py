@@ -171,6 +171,7 @@ def test_a_sink_that_can_not_write_tells_the_sender_to_come_again(world, task, t
     assert len(list(folder.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_two_processes_on_the_same_outbox_send_each_mail_once(new_world, tmp_path):
     one, two = (
         new_world(f"seed {n}", data_dir=tmp_path / "1", gateway_id=f"process {n}", people=n == 1) for n in (1, 2)

@@ -19,6 +19,7 @@ from bmsota_cloud.services import stored_frame
 from bmsota_cloud.wiring import build_app
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from lent_apps import lent_app
 from playwright.sync_api import expect, sync_playwright
 
 from bmsota.gbt32960 import (
@@ -193,13 +194,18 @@ class Visitor:
         return self.client.websocket_connect("ws" + BASE_URL.removeprefix("http") + path, headers=headers)
 
 
-@pytest.fixture
-def app(world):
-    """The pages alone: quicker to build than the whole platform, and their headers must be their own."""
+def pages_alone(cloud):
     made = FastAPI(openapi_url=None)
-    made.include_router(build_router(world.services, world.cloud.settings, world.cloud.clock))
+    made.include_router(build_router(cloud.services, cloud.settings, cloud.clock))
     mount_static(made)
     return made
+
+
+@pytest.fixture
+def app(world):
+    """The pages alone: their headers must be their own."""
+    with lent_app(pages_alone, world.cloud) as made:
+        yield made
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from bmsota_cloud.pages.rendering import HEADERS
 from bmsota_cloud.wiring import build_app
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
+from lent_apps import lent_app
 from starlette.routing import WebSocketRoute
 
 # What strangers were refused, with their addresses, is for those who can do something about it.
@@ -33,7 +34,10 @@ def filled(path, fleet):
 
 def test_the_platform_has_the_pages(fleet):
     """With its other doors around them, and one policy, not two."""
-    with TestClient(build_app(fleet.cloud), base_url="http://cloud.example:8080") as client:
+    with (
+        lent_app(build_app, fleet.cloud) as app,
+        TestClient(app, base_url="http://cloud.example:8080") as client,
+    ):
         answer = client.post("/login", data={"name": "vera", "password": "correct horse battery"})
         assert answer.url.path == "/vehicles"
         assert fleet.vin(1) in answer.text
@@ -54,6 +58,7 @@ def test_a_stranger_sees_nothing(fleet, stranger, routes):
         assert answer.text == ""
 
 
+@pytest.mark.slow
 def test_everybody_who_is_logged_in_sees_every_page(fleet, visit, routes):
     fleet.upload()
     fleet.create(1)

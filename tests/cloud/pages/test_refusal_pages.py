@@ -42,6 +42,7 @@ def test_the_list_says_who_why_what_was_answered_and_what_to_do(refused, visit, 
     assert "5 refusals in all" in text
 
 
+@pytest.mark.slow
 def test_the_list_filters(refused, visit):
     carol = visit("carol")
 

@@ -184,6 +184,7 @@ def test_a_wrong_code_is_told_beside_the_form_which_keeps_it(fleet, task, visit,
     assert str(fleet.detail(task).task.status) == "Unapproved"
 
 
+@pytest.mark.slow
 def test_after_five_wrong_codes_a_new_one_is_needed(fleet, task, visit, words):
     alan, path = visit("alan"), f"/ota/tasks/{task.id}"
     code = fleet.newest_code()

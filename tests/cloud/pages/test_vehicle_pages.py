@@ -73,6 +73,7 @@ def test_a_mixed_pack_stands_out(world, visit, words):
     assert "2 × 2.0.0 / 2.1.0 mixed" in words(visit("vera").see("/vehicles"))
 
 
+@pytest.mark.slow
 def test_pages_of_the_list_keep_the_filters(world, visit, words):
     for number in range(1, 121):
         world.register(number, project="A + B" if number <= 110 else "C")

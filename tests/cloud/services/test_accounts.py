@@ -107,6 +107,7 @@ def test_a_success_empties_the_counter_of_this_name_at_this_address_only(world):
     assert [wrong(world, "olaf", address=HERE) for _ in range(2)] == ["wrong-login", "too-many-tries"]
 
 
+@pytest.mark.slow
 def test_many_names_from_one_address_must_wait(world):
     """Spraying: one password on many names, of which most do not exist. IPv6 addresses of one /64 are one."""
     outcomes = [wrong(world, f"name{number}", address=HERE) for number in range(22)]
@@ -115,11 +116,13 @@ def test_many_names_from_one_address_must_wait(world):
     assert outcomes == ["wrong-login"] * 20 + ["too-many-tries"] * 2
 
 
+@pytest.mark.slow
 def test_many_networks_of_one_site_must_wait(world):
     outcomes = [wrong(world, f"name{number}", address=f"2001:db8:0:{number:x}::1") for number in range(82)]
     assert outcomes == ["wrong-login"] * 80 + ["too-many-tries"] * 2
 
 
+@pytest.mark.slow
 def test_who_is_known_is_not_kept_out_by_strangers_at_the_same_address(world):
     """An office behind one address: one colleague sprays, another one guesses at carol."""
     carol = log_in(world, address=HERE)
@@ -152,6 +155,7 @@ def test_a_token_of_a_browser_is_for_one_name_and_half_a_year(world, change):
     assert code_of(lambda: log_in(world, address=THERE, device=device)) == "too-many-tries"
 
 
+@pytest.mark.slow
 def test_many_addresses_that_guess_at_one_name_get_one_try_an_hour_each(world):
     """The owner gets in at the first try from a new address, and as always from where she is known; she is told, once."""
     known = log_in(world, address=HERE)
@@ -169,6 +173,7 @@ def test_many_addresses_that_guess_at_one_name_get_one_try_an_hour_each(world):
     assert [entry.subject for entry in audit(world, "account.attacked")] == ["account carol"]
 
 
+@pytest.mark.slow
 def test_nobody_guesses_on_however_many_addresses_he_has(world, monkeypatch):
     """At most 1,000 a day at one name (here 150); then only known browsers and addresses get in, and they do."""
     assert limits_module.LOGIN_NAME.rate == Rate(1000, 24 * 3600)
@@ -185,6 +190,7 @@ def test_nobody_guesses_on_however_many_addresses_he_has(world, monkeypatch):
     assert wrong(world, address=address(5000)) == "wrong-login"
 
 
+@pytest.mark.slow
 def test_a_name_that_nobody_has_is_limited_in_the_same_way(world):
     """So the limits do not tell which names exist."""
     for name in ("carol", "nobody"):
@@ -200,6 +206,7 @@ def test_a_restart_does_not_help_who_guesses(world):
     assert code_of(lambda: log_in(world, address=HERE)) == "too-many-tries"
 
 
+@pytest.mark.slow
 def test_a_flood_of_refused_logins_is_one_line_an_hour(world):
     """A stranger can't fill the log."""
     for _ in range(100):
@@ -221,6 +228,7 @@ def test_a_password_typed_into_the_wrong_box_is_written_nowhere(world):
     assert not any("Secret" in str(entry) for entry in audit(world, "account.log_in"))
 
 
+@pytest.mark.slow
 def test_old_passwords_are_not_guessed_in_a_stolen_session(world):
     """By address and name, and by name over all addresses; the owner is not kept from logging in."""
     accounts, carol = world.services.accounts, world.people["carol"]
@@ -240,6 +248,7 @@ def test_old_passwords_are_not_guessed_in_a_stolen_session(world):
     log_in(world, password=PASSWORD + "1", address=HERE)
 
 
+@pytest.mark.slow
 def test_the_addresses_of_an_account_are_the_newest_twenty(world):
     for number in range(25):
         world.wait(minutes=1)

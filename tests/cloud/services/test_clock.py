@@ -43,6 +43,7 @@ def _refuse(mail):
     raise OSError("no route")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ahead", [timedelta(hours=2), timedelta(days=1000)])
 def test_a_clock_ahead_leaves_no_trace(world, ahead):
     """What was written under it: silence of an upgrade, sessions of people and units, codes, mails, a gateway's lease."""

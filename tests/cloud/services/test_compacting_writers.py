@@ -63,6 +63,7 @@ def compact_all(world):
     pytest.fail("never done")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_in_blocks", [False, True])
 def test_a_day_waits_until_another_has_derived_what_a_process_that_is_gone_has_left(new_world, url, is_in_blocks):
     """Whether its reports are the first of their day, or come late for one that is in blocks already."""

@@ -62,6 +62,7 @@ def run_all(world, limit=500):
     pytest.fail("never done")
 
 
+@pytest.mark.slow
 def test_a_day_is_compacted_when_it_is_over_for_a_day_and_looks_the_same(world):
     vin = world.register(1)
     frames = frames_of_the_day_before(vin)

@@ -124,6 +124,7 @@ def restored(new_world, sample_keys, tmp_path):
     return world, unit, task
 
 
+@pytest.mark.slow
 def test_p24_an_order_below_what_the_unit_has_seen_is_signed_again_for_the_same_approval(restored):
     """The unit says in its session which number it is at: no order is lost, nobody has to approve again."""
     world, unit, task = restored
@@ -138,6 +139,7 @@ def test_p24_an_order_below_what_the_unit_has_seen_is_signed_again_for_the_same_
     assert (newest_note(world).action, newest_note(world).outcome) == ("device.refuse_order", "signed-again")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["report", "identity"])
 def test_p24_the_sequence_is_learnt_from_what_the_unit_signs(restored, kind):
     """The order that the restored platform still has is signed again before it is given out."""
@@ -149,6 +151,7 @@ def test_p24_the_sequence_is_learnt_from_what_the_unit_signs(restored, kind):
     assert (order.order_id, order.sequence) == ("OTA-1-1", 5)
 
 
+@pytest.mark.slow
 def test_p24_a_report_for_an_order_that_the_platform_has_never_heard_of_ends(restored):
     """P8: it is no end of anything here, but what it says of the nodes is true, and the unit need not send it for ever."""
     world, unit, task = restored

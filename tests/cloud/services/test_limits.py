@@ -124,6 +124,7 @@ def test_what_an_older_version_has_counted_far_ahead_locks_nothing(world, limits
     assert [fail(limits, world, (counted("a"),)) for _ in range(4)] == [True] * 3 + [False]
 
 
+@pytest.mark.slow
 def test_nobody_loses_his_own_counter_by_filling_up_the_others(world, limits, monkeypatch):
     """Memory and table are bounded; who has tried most is remembered longest."""
     monkeypatch.setattr(limits_module, "_COUNTERS_MAX", 50)

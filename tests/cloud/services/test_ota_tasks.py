@@ -143,6 +143,7 @@ def test_the_creator_does_not_approve_whatever_his_role_became(world, task):
     assert refused(NotAllowedError, lambda: world.approve(task, by=carol)) == "four-eyes"
 
 
+@pytest.mark.slow
 def test_five_wrong_codes_void_it_and_a_new_one_works(world, task):
     right = world.newest_code()
     wrong = f"{(int(right) + 1) % 1_000_000:06d}"
@@ -364,6 +365,7 @@ def new_code(world, task, who="carol"):
     world.services.ota_tasks.send_new_code(task.id, by=world.people[who], now=world.now)
 
 
+@pytest.mark.slow
 def test_a_task_takes_nine_wrong_codes_over_all_its_codes_and_is_locked_for_good(world, task):
     """The chance to guess is 9 in 1,000,000 in all. The auditor and the creator are told; the way out is a new task."""
     outcomes = []
@@ -401,6 +403,7 @@ def test_the_ninth_wrong_code_takes_the_right_one_along(world, task):
     assert str(world.detail(task).task.status) == "Unapproved"
 
 
+@pytest.mark.slow
 def test_who_guesses_at_one_task_after_the_other_must_wait(world):
     """18 wrong codes a day by one account; another account is not kept from its own tasks."""
     world.upload()
@@ -435,6 +438,7 @@ def test_codes_are_not_mailed_without_end(world, task):
     assert guess(world, task, world.mails[-1].body.partition("Approval code: ")[2][:6]) == "approved"
 
 
+@pytest.mark.slow
 def test_one_account_does_not_flood_the_mailboxes_with_tasks(world):
     world.upload()
     for number in range(61):

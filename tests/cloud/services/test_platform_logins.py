@@ -50,6 +50,7 @@ def test_codes_that_are_tried_one_after_the_other_count_for_the_address(log_in):
     assert log_in(RIGHT).wait_s
 
 
+@pytest.mark.slow
 def test_a_platform_is_not_kept_out_by_what_others_try_with_its_code(world, log_in):
     """From where it has logged in before it gets in whatever is tried elsewhere; a stranger then has one try an hour."""
     assert log_in(RIGHT, address="198.51.100.7") == OK
@@ -66,6 +67,7 @@ def test_a_platform_is_not_kept_out_by_what_others_try_with_its_code(world, log_
     assert log_in(RIGHT, address="198.51.100.7").wait_s
 
 
+@pytest.mark.slow
 def test_addresses_of_one_network_are_one(log_in):
     """The gateway gives the network of an IPv6 address."""
     for _ in range(10):

@@ -125,6 +125,7 @@ class CountingStore:
         return self.store.reading()
 
 
+@pytest.mark.slow
 def test_a_storm_of_logins_is_one_transaction(store):
     counting = CountingStore(store)
     gateway = PresenceService(counting, "gateway")

@@ -848,6 +848,7 @@ def fail(world, number, *, order_id, outcome=Outcome.FAILED):
     assert world.services.upgrades.receive_report(world.vin(number), report, world.now) is ReportVerdict.ACCEPTED
 
 
+@pytest.mark.slow
 def test_all_that_failed_are_retried(world, crowd, slices_of, sample_keys):
     slices_of(2)
     task = crowd(5)

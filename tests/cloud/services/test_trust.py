@@ -54,6 +54,7 @@ def test_no_unsigned_word_is_an_end_and_only_a_signature_is_a_success():
     assert frozenset().union(*STATUSES_OF.values()) == set(VehicleStatus)
 
 
+@pytest.mark.slow
 def test_every_status_to_every_status_by_every_source(world):
     """What the two tables do not both allow is refused, and nothing is changed."""
     task = world.approved(1)
@@ -337,6 +338,7 @@ def local(upgrade, *, tool=""):
     )
 
 
+@pytest.mark.slow
 def test_unsigned_local_upgrades_fill_no_history(world):
     """Beyond what a unit keeps they are refused; the signature still gets through."""
     vin = world.register(1)
@@ -456,6 +458,7 @@ def test_a_confirmed_slave_that_does_not_answer_is_absent_and_a_stranger_makes_n
     assert changes_of(world) == []
 
 
+@pytest.mark.slow
 def test_a_flood_of_identities_fills_no_record(world):
     """Made-up slaves without end: a day's record of a vehicle ends at 32, and one that repeats itself at one."""
     vin = world.register(1)

@@ -324,6 +324,7 @@ def test_all_vehicles_of_a_task_time_out_in_slices(world, monkeypatch):
     assert world.detail(task).upgrades.items[4].reason == "no message for 345600 s; the limit is 259200 s"
 
 
+@pytest.mark.slow
 def test_of_the_reports_of_a_vehicle_the_newest_are_kept(world):
     """A unit that repeats itself under new counters fills no disk."""
     task = world.approved(1)

@@ -39,6 +39,7 @@ def any_rows(draw):
     return rows
 
 
+@pytest.mark.slow
 @given(any_rows(), st.binary(max_size=20))
 def test_every_row_comes_back(rows, key):
     assert decode_block(encode_block(rows, key), key) == rows
@@ -142,6 +143,7 @@ def test_the_digest_of_a_row_is_that_of_its_frame():
     assert digest_of((at_s, *rest)) == digest
 
 
+@pytest.mark.slow
 def test_a_day_of_reports_takes_at_most_70_bytes_a_report():
     """342 bytes each, 1 mV of noise in 96 cells, 22 hours parked and charging and 2 hours driving."""
     assert size_of_blocks(day_of_frames(noise_mv=1.0, seed=1)) <= 70.0

@@ -87,6 +87,7 @@ def at(second):
 class BlocksContract:
     """`telemetry` and `counters` are fixtures, `again` opens the same store once more (not in memory)."""
 
+    @pytest.mark.slow
     def test_every_byte_comes_back_from_blocks(self, telemetry):
         frames = [*history(), *history(since_s=NOON_S + DAY_S, hours=2)]
         odd = stored(946_684_800, arrived_s=NOON_S + 1800, is_time_plausible=False)
@@ -159,6 +160,7 @@ class BlocksContract:
         assert telemetry.append([*frames, *late]) == [False] * len([*frames, *late])
         assert telemetry.unread(10).frames == ()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("seed", range(3))
     def test_nothing_is_skipped_or_doubled_between_two_slices(self, telemetry, seed):
         draw = random.Random(seed)
@@ -185,6 +187,7 @@ class BlocksContract:
         assert self.row_count(telemetry) == 0
         assert [everything(telemetry, vin) for vin in VINS] == [of(frames, vin) for vin in VINS]
 
+    @pytest.mark.slow
     def test_readers_beside_the_compactor_see_everything_once(self, telemetry):
         frames = history(hours=10, every_s=60)
         telemetry.append(frames)
@@ -295,6 +298,7 @@ class BlocksContract:
         assert everything(telemetry) == of([*frames, late])
         assert self.row_count(telemetry) == 0
 
+    @pytest.mark.slow
     def test_an_hour_with_more_than_a_block_holds_is_divided(self, telemetry, monkeypatch):
         monkeypatch.setattr("bmsota_cloud.storage.sql._compacting.BLOCK_FRAMES_MAX", 20)
         frames = [stored(NOON_S + n, bodies=n.to_bytes(2, "big")) for n in range(0, 3600, 30)]
@@ -571,6 +575,7 @@ class TestFile(SqliteParts, DurableContract):
         ):
             everything(telemetry)
 
+    @pytest.mark.slow
     def test_rows_beside_blocks_are_no_reports_of_their_own(self, telemetry, again, tmp_path):
         """A process that was killed between the last block and the removing of the rows; or a copy that was put back."""
         frames = history([VIN])
@@ -646,6 +651,7 @@ def postgresql_url():
         yield url
 
 
+@pytest.mark.slow
 class TestPostgresql(DurableContract):
     tables = "bmsota_cloud.storage.sql.blocks_postgresql.PostgresqlHourTables"
 

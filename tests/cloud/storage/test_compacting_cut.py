@@ -133,6 +133,7 @@ LATE = [
 MOMENTS = range(1, 19)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", MOMENTS)
 def test_a_power_cut_at_any_moment_of_compacting_loses_nothing_and_doubles_nothing(tmp_path, monkeypatch, at):
     """Two disks, each with other writes that had come through; then the compactor does its work to the end."""

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from bmsota_cloud.domain.accounts import Scope
 from bmsota_cloud.domain.equipment import ChangeStatus, EquipmentChange
 from bmsota_cloud.domain.errors import ConflictError
 from bmsota_cloud.domain.ota_tasks import VehicleStatus
@@ -100,7 +101,7 @@ def test_who_set_a_status_is_derived_for_what_an_older_platform_has_kept():
         migrate(connection, "platform")
         work = SqlWork(connection)
         found = {str(item.status): item.source.name for item in work.ota_tasks.transitions(1, ["V1"])["V1"]}
-        (change,) = work.equipment.page(PageRequest(), vin="V1").items
+        (change,) = work.equipment.page(PageRequest(), Scope(), vin="V1").items
     assert found == {
         "Unapproved": "OPERATOR",
         "Approved": "OPERATOR",
@@ -181,7 +182,7 @@ def test_vehicles_that_others_refer_to_survive_the_change_of_their_table(tmp_pat
     store = SqlStore(url)
     with store.transaction() as work:
         assert work.vehicles.get("V1").hwid == "M1"
-        assert work.equipment.page(PageRequest(), vin="V1").total == 1
+        assert work.equipment.page(PageRequest(), Scope(), vin="V1").total == 1
         with pytest.raises(ConflictError):
             work.equipment.add(
                 EquipmentChange(
@@ -223,6 +224,7 @@ def test_an_older_platform_does_not_get_terminals_that_it_cannot_keep():
             migrate(connection, "platform", revision="base")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("history", ["platform", "telemetry"])
 def test_down_leads_back_to_nothing_and_up_again(history):
     with create_engine("sqlite://").connect() as connection, connection.begin():
@@ -294,3 +296,40 @@ def test_on_postgresql_too(history):
             assert inspect(connection).get_table_names() == [f"alembic_version_{history}"]
             migrate(connection, history)
         engine.dispose()
+
+
+def test_an_older_platform_shows_nothing_to_who_must_not_see_everything():
+    """Up: who is there sees everything. Down: limited and disabled accounts lose password and sessions, customers' ones go."""
+    at = "'2026-11-22 08:00:00.000000'"
+    with create_engine("sqlite://").connect() as connection, connection.begin():
+        migrate(connection, "platform", revision="platform_0011")
+        connection.exec_driver_sql(
+            f"INSERT INTO account (name, email, role, password_hash, created_at) VALUES ('vera', 'v', 'VIEWER', 'h', {at})"
+        )
+        migrate(connection, "platform")
+        account = SqlWork(connection).accounts.get("vera")
+        assert (account.scope, account.disabled_at) == (Scope(), None)
+        connection.exec_driver_sql(f"INSERT INTO customer VALUES ('Port', {at}, 'adam')")
+        for name, role, sees, customer, disabled_at in (
+            ("olga", "OPERATOR", "PROJECTS", "NULL", "NULL"),
+            ("cleo", "CUSTOMER", "CUSTOMER", "'Port'", "NULL"),
+            ("dora", "VIEWER", "EVERYTHING", "NULL", at),
+        ):
+            connection.exec_driver_sql(
+                "INSERT INTO account (name, email, role, password_hash, created_at, sees, projects, customer, disabled_at)"
+                f" VALUES ('{name}', 'e', '{role}', 'h', {at}, '{sees}', '[]', {customer}, {disabled_at})"
+            )
+        for number, name in enumerate(("vera", "olga", "cleo", "dora")):
+            connection.exec_driver_sql(
+                "INSERT INTO login_session (token_sha256, account_name, csrf_token, created_at, last_seen_at, expires_at)"
+                f" VALUES (x'0{number}', '{name}', 'c', {at}, {at}, {at})"
+            )
+            connection.exec_driver_sql(f"INSERT INTO login_address VALUES ('{name}', x'0{number}', {at})")
+        migrate(connection, "platform", revision="platform_0011", down=True)
+        assert connection.exec_driver_sql("SELECT name, password_hash FROM account ORDER BY name").all() == [
+            ("dora", "!"),
+            ("olga", "!"),
+            ("vera", "h"),
+        ]
+        assert connection.exec_driver_sql("SELECT account_name FROM login_session").all() == [("vera",)]
+        migrate(connection, "platform")

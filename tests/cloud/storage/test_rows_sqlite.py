@@ -154,6 +154,7 @@ def test_no_query_of_a_day_looks_at_rows_of_others(folder, monkeypatch):
             assert "SCAN frame" not in plan, (statement, plan)
 
 
+@pytest.mark.slow
 def test_vehicles_in_turn_write_few_pages(folder):
     """The write-ahead log of a round of 400 vehicles with an hour behind them, against that of an index by vehicle."""
     written = []

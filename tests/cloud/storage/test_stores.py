@@ -1,13 +1,16 @@
 """What every store must do: one contract, run against each way to have one."""
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from threading import Thread
 
 import pytest
-from bmsota_cloud.domain.accounts import Account, LoginSession, Role
+from bmsota_cloud.domain.accounts import Account, LoginSession, Role, Scope, ScopeKind
+from bmsota_cloud.domain.customers import Customer
 from bmsota_cloud.domain.device import DeviceSession
+from bmsota_cloud.domain.equipment import ChangeStatus, EquipmentChange
 from bmsota_cloud.domain.errors import ConflictError
 from bmsota_cloud.domain.histories import LocalUpgradeRow
 from bmsota_cloud.domain.ota_tasks import (
@@ -137,6 +140,54 @@ class StoreContract:
             assert work.times.mend(NOW, [(far, far)], ALLOWED) == {"mails": 4}
             assert len(work.outbox.take(NOW, 9, by="b", until=NOW)) == 4
 
+    def test_the_scope_in_sql_is_the_scope_of_the_domain(self, store):
+        """Every way to read vehicles and tasks for an account leaves out what `Scope` says is outside."""
+        places = [(project, customer) for project in ("a", "b", "c") for customer in ("", "Port", "Rails")]
+        made = [replace(vehicle(n), project=p, customer=c) for n, (p, c) in enumerate(places, 1)]
+        with store.transaction() as work:
+            for name in ("Port", "Rails"):
+                work.customers.add(Customer(name=name, created_at=NOW, created_by="adam"))
+            for item in made:
+                work.vehicles.add(item)
+                change = EquipmentChange(
+                    vin=item.vin, position=1, old_hwid="A", new_hwid="B", changed_at=NOW, status=ChangeStatus.REPORTED
+                )
+                work.equipment.add(change)
+            tasks = [work.ota_tasks.add(replace(task_of(n), project=project)) for n, project in enumerate("abc", 1)]
+        scopes = [
+            Scope(),
+            Scope(kind=ScopeKind.PROJECTS),
+            Scope(kind=ScopeKind.PROJECTS, projects=("a", "c")),
+            Scope(kind=ScopeKind.CUSTOMER, customer="Port"),
+            Scope(kind=ScopeKind.CUSTOMER),
+        ]
+        every = PageRequest(1, 100)
+        with store.reading() as work:
+            for scope in scopes:
+                inside = [v for v in made if scope.has_vehicle(project=v.project, customer=v.customer)]
+                vins = [item.vin for item in inside]
+                page, count = work.vehicles.page(every, VehicleFilter(), HERE, scope)
+                assert ([item.vin for item, _ in page.items], count.offline) == (vins, len(vins))
+                assert [v.vin for v in made if work.vehicles.visible(v.vin, scope) is not None] == vins
+                assert sorted(work.vehicles.visible_many([v.vin for v in made], scope)) == vins
+                assert work.vehicles.projects(scope) == tuple(sorted({item.project for item in inside}))
+                assert work.vehicles.series(scope) == tuple(sorted({item.series for item in inside}))
+                assert work.vehicles.counts_by_project(scope) == Counter(item.project for item in inside)
+                assert sorted(item.vin for item in work.equipment.page(every, scope).items) == vins
+                assert (
+                    sorted({item.vin for v in made for item in work.equipment.page(every, scope, vin=v.vin).items})
+                    == vins
+                )
+                whole = [item.id for item in tasks if scope.has_project(item.project)]
+                assert sorted(item.id for item in work.ota_tasks.page(every, scope).items) == whole
+                assert [item.id for item in tasks if work.ota_tasks.visible(item.id, scope) is not None] == whole
+            assert work.vehicles.counts_by_customer() == {"Port": 3, "Rails": 3}
+        with store.transaction() as work:
+            assert work.vehicles.assign([made[0].vin, made[1].vin, "NOSUCHVEHICLE0001"], "Rails") == 2
+            assert work.vehicles.assign([made[2].vin], "") == 1
+            assert work.vehicles.counts_by_customer() == {"Port": 2, "Rails": 4}
+            assert work.vehicles.get(made[2].vin).customer == ""
+
     def test_a_failed_transaction_leaves_nothing(self, store):
         def fails():
             with store.transaction() as work:
@@ -159,7 +210,7 @@ class StoreContract:
                 work.vehicles.add(replace(vehicle(2), hwid="M1"))
             work.vehicles.add(vehicle(3))
         with store.reading() as work:
-            assert work.vehicles.page(PageRequest(), VehicleFilter(), HERE)[0].total == 2
+            assert work.vehicles.page(PageRequest(), VehicleFilter(), HERE, Scope())[0].total == 2
 
     def test_saving_what_is_not_there_is_refused(self, store):
         with pytest.raises(ConflictError), store.transaction() as work:
@@ -303,7 +354,7 @@ class StoreContract:
 
         def ask(number=1, size=10, **asked):
             with store.reading() as work:
-                page, count = work.vehicles.page(PageRequest(number, size), VehicleFilter(**asked), HERE)
+                page, count = work.vehicles.page(PageRequest(number, size), VehicleFilter(**asked), HERE, Scope())
             return [int(found.vin[1:]) for found, _ in page.items], page.total, (count.online, count.offline)
 
         assert ask() == (list(range(1, 11)), 60, (3, 57))
@@ -316,8 +367,8 @@ class StoreContract:
         assert ask(text="%") == ([], 0, (0, 0))
         assert ask(project="r", is_online=False) == ([], 0, (0, 0))
         with store.reading() as work:
-            assert work.vehicles.series() == ("E7", "F7")
-            ((found, connection),) = work.vehicles.page(PageRequest(4, 1), VehicleFilter(), HERE)[0].items
+            assert work.vehicles.series(Scope()) == ("E7", "F7")
+            ((found, connection),) = work.vehicles.page(PageRequest(4, 1), VehicleFilter(), HERE, Scope())[0].items
         assert found.vin == vehicle(4).vin
         assert connection == VehicleConnection(is_online=False, since=NOW, left_at=NOW, login_serial=4)
 
@@ -568,7 +619,7 @@ class StoreContract:
             work.projects.save(Project(name="a"))
             assert work.projects.get("p") == project
             assert work.projects.all() == (Project(name="a"), project)
-            assert work.vehicles.counts_by_project() == {"p": 3}
+            assert work.vehicles.counts_by_project(Scope()) == {"p": 3}
             work.ota_tasks.save_code(code)
             assert work.ota_tasks.void_codes("other") == ()
             assert work.ota_tasks.code(1) == code

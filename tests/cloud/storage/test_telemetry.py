@@ -603,6 +603,7 @@ class TestFile(SqliteParts, DurableContract):
         assert take_over(rebuilt, 7) == frames
         assert everything(rebuilt) == frames
 
+    @pytest.mark.slow
     def test_more_partitions_than_may_be_open(self, telemetry):
         frames = [stored(NOON_S + n * DAY_S, arrived_s=NOON_S + 25 * DAY_S) for n in range(25)]
         for frame in frames + frames:
@@ -801,6 +802,7 @@ def any_frame(draw):
     )
 
 
+@pytest.mark.slow
 @given(any_frame())
 def test_what_is_packed_is_unpacked_to_the_same_bytes(frame):
     at_s, _, arrived, form, clear, received, fault = pack(frame)

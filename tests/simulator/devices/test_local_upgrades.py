@@ -124,6 +124,7 @@ def test_a_platform_that_refuses_is_told_again_at_the_next_login(bench, new):
     assert told(bench) == [DONE] * 2
 
 
+@pytest.mark.slow
 def test_a_platform_that_knows_only_the_standard_costs_three_frames_a_login(bench, new):
     """And the unit goes on with everything else."""
     bench.platform.unanswered = {Command.LOCAL_UPGRADES}

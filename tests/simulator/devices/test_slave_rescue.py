@@ -108,6 +108,7 @@ def test_without_an_image_in_the_store_it_is_told_and_an_order_mends_it(unit_ben
     bench.wait(lambda: bench.versions() == NEW, "the upgrade")
 
 
+@pytest.mark.slow
 def test_a_worn_slave_is_tried_twice_and_told(upgraded):
     bench = upgraded
     rot(bench, 1)
@@ -123,6 +124,7 @@ def test_a_worn_slave_is_tried_twice_and_told(upgraded):
     assert not bench.unit.master.must_rest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [0, 600])
 def test_a_slave_whose_spare_slot_is_worn_is_restored_in_the_other_one(upgraded, place):
     """The first try shows that the slot does not keep the image; for the second one the damaged image makes way."""
@@ -143,6 +145,7 @@ def test_a_slave_whose_spare_slot_is_worn_is_restored_in_the_other_one(upgraded,
     assert bench.platform.identities[-1].mixed_pack == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", CutPhase)
 @pytest.mark.parametrize("operation", [2, 9, 16])
 def test_power_fails_while_a_technician_flashes_a_slave_that_copies_its_factory_image(unit_bench, operation, phase):

@@ -128,6 +128,7 @@ def test_the_unit_does_not_act_while_driving(bench, new):
     assert bench.platform.report_of(order_id).outcome is Outcome.SUCCEEDED
 
 
+@pytest.mark.slow
 def test_a_replaced_slave_with_an_old_image_comes_along(bench, unit_bench, new):
     bench.upgrade(new)
     bench.unit.replace_slave(2, "S000102REPLACED", SECOND)

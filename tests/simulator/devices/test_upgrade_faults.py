@@ -126,6 +126,7 @@ def test_s2_n16_a_server_that_takes_one_request_and_is_silent_costs_half_a_minut
     assert bench.kernel.now_ns - start_ns < 100 * SECOND
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["order", "images"])
 def test_s2_s33_a_silent_server_is_asked_seldom_and_holds_nobody(made, new, kind):
     """Six hours of silence: the pack never has to rest for it, and a unit without an order gives up until it is told again."""
@@ -155,6 +156,7 @@ def test_n10_an_image_behind_an_absolute_redirect_to_the_same_origin(made, new):
     assert drive(bench, bench.platform.offer(new), HOUR_S).outcome is Outcome.SUCCEEDED
 
 
+@pytest.mark.slow
 def test_s33_two_units_come_back_at_different_times(made, new):
     """One Retry-After for a whole fleet, and each unit adds its own part of it."""
 
@@ -279,6 +281,7 @@ def test_p18_p20_at_the_power_on_nothing_is_switched_before_the_pack_rests(made,
     assert bench.platform.report_of(order_id).outcome is Outcome.SUCCEEDED
 
 
+@pytest.mark.slow
 def test_c12_an_order_that_is_put_off_at_thirty_starts_is_no_failure(made, new):
     bench = made()
     order_id = stage(bench, new)
@@ -294,6 +297,7 @@ def test_c12_an_order_that_is_put_off_at_thirty_starts_is_no_failure(made, new):
     assert bench.platform.report_of(order_id).outcome is Outcome.SUCCEEDED
 
 
+@pytest.mark.slow
 def test_p19_the_download_goes_on_while_the_vehicle_drives(made, new):
     bench = made()
     order_id = bench.platform.offer(new)
@@ -333,6 +337,7 @@ def test_p19_a_driver_in_a_hurry_waits_for_the_flash_and_no_longer(made, new):
     assert bench.unit.vehicle.speed_kmh > 0
 
 
+@pytest.mark.slow
 def test_p18_a_charger_that_begins_at_the_switch_is_waited_for_in_the_test_boot_and_then_the_pack_goes_back(made, new):
     bench = made()
     order_id = stage(bench, new)

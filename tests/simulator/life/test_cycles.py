@@ -49,6 +49,7 @@ def test_udds_is_that_of_the_regulation():
     assert (stands[1:] & ~stands[:-1]).sum() == 17
 
 
+@pytest.mark.slow
 def test_distance_is_the_integral_of_speed():
     cycle = driving_cycle("wltc")
     fine = np.linspace(0, cycle.duration_s, cycle.duration_s * 50 + 1)

@@ -46,6 +46,7 @@ def a_day():
     return life, [np.array(column) for column in zip(*seen, strict=True)]
 
 
+@pytest.mark.slow
 def test_two_trips_and_a_charge(a_day):
     life, (_, activity, soc, *_) = a_day
     for row in range(3):
@@ -73,6 +74,7 @@ def test_days_differ_from_vehicle_to_vehicle_and_not_by_company(a_day):
     assert alone._charge_from_s[0] == together._charge_from_s[1]
 
 
+@pytest.mark.slow
 def test_a_charge_tapers_at_the_cell_limit():
     life = a_life(habits=Habits(charge_from_s=0, charge_power_w=50_000.0), soc=0.5)
     seen = []
@@ -87,6 +89,7 @@ def test_a_charge_tapers_at_the_cell_limit():
     assert (life.packs.soc > 0.94).all()  # Of the emptiest cell: without balancing the fullest one ends the charge.
 
 
+@pytest.mark.slow
 def test_an_empty_pack_slows_the_vehicle_and_then_stops_it():
     life = a_life(habits=Habits(cycle=WLTC, trips_per_day=6, charge_from_s=None), soc=0.12)
     run(life, 1)
@@ -101,6 +104,7 @@ def test_an_empty_pack_slows_the_vehicle_and_then_stops_it():
     assert np.array_equal(life.odometer_km, driven), "it drove on an empty pack"
 
 
+@pytest.mark.slow
 def test_a_stopped_vehicle_drives_again_when_it_was_charged():
     life = a_life(habits=Habits(cycle=WLTC, trips_per_day=6), soc=0.04)
     life.contactors_closed[:] = False

@@ -70,6 +70,7 @@ def vehicle_data(reports):
     return [report[VehicleData] for report in reports]
 
 
+@pytest.mark.slow
 def test_reports_show_driving_charging_and_parking(day):
     reports, _ = day
     seen = {(each.vehicle_state, each.charging_state) for each in vehicle_data(reports)}
@@ -112,6 +113,7 @@ def test_the_day_s_temperature_is_that_of_the_cells(day):
     assert set(first) == {5}
 
 
+@pytest.mark.slow
 def test_the_same_day_whenever_a_run_begins():
     """Days are counted from the midnight before the start, so that real time replays."""
     text = (
@@ -124,6 +126,7 @@ def test_the_same_day_whenever_a_run_begins():
     assert first == later
 
 
+@pytest.mark.slow
 def test_what_drives_for_eight_hours_stops_by_itself():
     """An E7 at 89 %: it has given what was in it, its contactors are open, and no cell is below its limit."""
     packs = Packs(E7, ["VIN"], seed=1, soc=0.89)
@@ -165,6 +168,7 @@ timeline:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("soc", "drive", "charge_at", "duration"),
     [(12, "14min", "15min", "20min"), pytest.param(89, "8h", "481min", "490min", marks=pytest.mark.long)],
@@ -205,6 +209,7 @@ def faulty(fault):
     return reports["w/1"]
 
 
+@pytest.mark.slow
 def test_a_thermal_event_is_felt_by_the_slave_s_probes_alone_and_raises_all_levels():
     reports = faulty("do: thermal_event, slave: 2, rise_c_per_min: 60, to: 90C")
     hottest = {second: report[ProbeTemperatures].subsystems[0].temperatures_c for second, report in reports.items()}
@@ -226,6 +231,7 @@ def test_a_thermal_event_is_felt_by_the_slave_s_probes_alone_and_raises_all_leve
     assert max(hottest[max(hottest)]) < 90
 
 
+@pytest.mark.slow
 def test_a_broken_probe_is_invalid_and_no_alarm_and_a_stuck_one_stays():
     for mode in ("open", "short"):
         reports = faulty(f"do: sensor_broken, slave: 3, probe: 2, mode: {mode}")
@@ -242,6 +248,7 @@ def test_a_broken_probe_is_invalid_and_no_alarm_and_a_stuck_one_stays():
     assert shown[8] == shown[10] == 40
 
 
+@pytest.mark.slow
 def test_an_open_cell_is_invalid_and_no_current_flows():
     reports = faulty("do: cell_failure, slave: 2, cell: 3, mode: open")
     cells = reports[100][CellVoltages].subsystems[0]
@@ -251,6 +258,7 @@ def test_an_open_cell_is_invalid_and_no_current_flows():
     assert reports[50][VehicleData].total_current_a == reports[200][VehicleData].total_current_a == 3.0
 
 
+@pytest.mark.slow
 def test_a_shorted_cell_empties_itself_and_heats_up():
     packs = Packs(E7, ["VIN"], seed=1, soc=0.5)
     packs.short_cell(0, 14, 0.05)

@@ -21,6 +21,7 @@ WORDS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_the_message_names_place_and_reason(file):
     """The whole message is beside the file, word for word."""

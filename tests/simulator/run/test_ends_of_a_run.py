@@ -114,6 +114,7 @@ def test_a_signal_before_the_run_ends_it_with_its_report(phase, tmp_path):
     check_report(tmp_path / "out", number, phase)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", METHODS)
 def test_a_signal_in_any_phase_of_the_run_ends_it_with_its_report(phase, tmp_path, monkeypatch):
     name, number = METHODS[phase]

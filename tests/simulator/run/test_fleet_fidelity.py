@@ -27,6 +27,7 @@ EVERYTHING = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("profile", "edition", "network"),
     [
@@ -49,6 +50,7 @@ def test_both_fidelities_send_the_same(profile, edition, network):
     assert fleet.totals["logins"] >= 4 + 4 + 2 + 4 + 1  # Boot, storm, restarts, outage, dead spot.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edition", [2016, 2025])
 def test_both_live_the_same_day(edition):
     """Trips by a cycle, a charge by order, and one by habit."""
@@ -68,6 +70,7 @@ def test_both_live_the_same_day(edition):
     assert {body.charging_state for body in shown} >= {ChargingState.PARKED_CHARGING, ChargingState.NOT_CHARGING}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edition", [2016, 2025])
 def test_both_have_the_same_alarms(edition):
     """Packs that are nearly empty: low charge and low cells, that come with the third look and go with a charge."""
@@ -88,6 +91,7 @@ def test_both_have_the_same_alarms(edition):
     assert max(levels) > 0
 
 
+@pytest.mark.slow
 def test_both_know_their_slaves_from_the_same_report_on():
     """Boots anywhere in a second, also inside the slaves' round; slow slaves, so that early reports have cells that nobody has sent."""
     given = {
@@ -105,6 +109,7 @@ def test_both_know_their_slaves_from_the_same_report_on():
     assert 14 < len(first) < 14 * 8
 
 
+@pytest.mark.slow
 def test_another_unit_and_another_group_change_nobody_elses_hash():
     alone = Played("fleet", count=3, timeline="  - { at: 20s, do: driving, who: f/2, for: 30s }", duration="60s")
     more = Played(
@@ -120,6 +125,7 @@ def test_another_unit_and_another_group_change_nobody_elses_hash():
     assert Played("fleet", count=3, duration="60s", seed=2).result.fold != alone.result.fold
 
 
+@pytest.mark.slow
 def test_what_columns_cannot_do_makes_a_unit_full_and_changes_no_other():
     """Nor its own bytes, until it happens."""
     timeline = "  - { at: 40s, do: slave_silent, who: f/2, slave: 3, for: 15s }"

@@ -44,6 +44,7 @@ def red(tmp_path_factory):
     return folder / "out", result.output
 
 
+@pytest.mark.slow
 def test_the_replay_line_of_a_red_run_replays_it(red):
     folder, printed = red
     text = ET.parse(folder / "junit.xml").find(".//failure").text
@@ -57,6 +58,7 @@ def test_the_replay_line_of_a_red_run_replays_it(red):
     assert line.removeprefix("replay: ") == json.loads((folder / "run.json").read_text())["given"]["replay"]
 
 
+@pytest.mark.slow
 def test_a_run_is_replayed_from_its_run_json(red):
     result = call("replay", red[0] / "run.json")
     assert (result.exit_code, "4 units, 12.000 s: the same traces" in result.output) == (0, True), result.output
@@ -90,6 +92,7 @@ def changed(red, tmp_path, change):
     return path
 
 
+@pytest.mark.slow
 def test_another_trace_is_told_by_unit(red, tmp_path):
     def other(document):
         document["units"]["f/2"]["hash"] = "00" * 32

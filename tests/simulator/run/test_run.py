@@ -128,6 +128,7 @@ def virtual(tmp_path, *, name="out", count=2, rest="", seed=1):
     return result, json.loads((tmp_path / name / "run.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_hash_and_another_unit_changes_no_others(tmp_path):
     _, first = virtual(tmp_path, name="a")
     _, again = virtual(tmp_path, name="b")

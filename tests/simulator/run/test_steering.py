@@ -47,6 +47,7 @@ def asked(steering, watched, values):
     return answers[0]
 
 
+@pytest.mark.slow
 def test_what_is_steered_happens_counts_as_planned_and_is_replayed_to_the_bit(place, tmp_path):
     watched = Watched(count=3)
     steering = SteeringSocket(place)

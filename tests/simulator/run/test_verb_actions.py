@@ -111,6 +111,7 @@ def test_a_position_jumps_by_its_distance_and_back():
     assert seen[-1] == seen[0]
 
 
+@pytest.mark.slow
 def test_the_platform_is_not_told_of_a_half_open_link():
     """The unit comes back on a link of its own, and the old one stays; in the time without faults it is told again."""
     rest = CLEAN + "timeline:\n  - { at: 8s, do: storm }\n  - { at: 24s, do: storm }\n"

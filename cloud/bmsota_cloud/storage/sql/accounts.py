@@ -25,6 +25,9 @@ class SqlAccounts(Tables):
     def get(self, name: str) -> Account | None:
         return self._one(Account, select(t.account).where(t.account.c.name == name))
 
+    def lock(self, name: str) -> Account | None:
+        return self._one(Account, select(t.account).where(t.account.c.name == name), lock=True)
+
     def save(self, account: Account) -> None:
         self._save(t.account, account)
 
@@ -45,6 +48,11 @@ class SqlAccounts(Tables):
 
     def delete_sessions_of(self, account_name: str) -> None:
         self._connection.execute(delete(t.login_session).where(t.login_session.c.account_name == account_name))
+
+    def sessions_of(self, account_name: str) -> tuple[LoginSession, ...]:
+        c = t.login_session.c
+        statement = select(t.login_session).where(c.account_name == account_name)
+        return self._all(LoginSession, statement.order_by(c.last_seen_at.desc(), c.token_sha256))
 
     def delete_sessions_before(self, expired: datetime) -> None:
         self._connection.execute(delete(t.login_session).where(t.login_session.c.expires_at <= expired))

@@ -21,12 +21,14 @@ from bmsota_cloud.domain.ota_tasks import (
     VehicleUpgrade,
 )
 from bmsota_cloud.storage import schema as t
+from bmsota_cloud.storage.sql._scope import tasks_in
 from bmsota_cloud.storage.sql._tables import Tables, in_lists, upsert, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from bmsota_cloud.domain.accounts import Scope
     from bmsota_cloud.domain.paging import Page, PageRequest
 
 __all__ = ["UNDER_WAY", "SqlOtaTasks"]
@@ -42,11 +44,14 @@ class SqlOtaTasks(Tables):
     def get(self, task_id: int, *, lock: bool = False) -> OtaTask | None:
         return self._one(OtaTask, select(t.ota_task).where(t.ota_task.c.id == task_id), lock=lock)
 
+    def visible(self, task_id: int, scope: Scope, *, lock: bool = False) -> OtaTask | None:
+        return self._one(OtaTask, select(t.ota_task).where(t.ota_task.c.id == task_id, *tasks_in(scope)), lock=lock)
+
     def save(self, task: OtaTask) -> None:
         self._save(t.ota_task, task)
 
-    def page(self, request: PageRequest, *, project: str = "") -> Page[OtaTask]:
-        statement = select(t.ota_task).order_by(t.ota_task.c.id.desc())
+    def page(self, request: PageRequest, scope: Scope, *, project: str = "") -> Page[OtaTask]:
+        statement = select(t.ota_task).where(*tasks_in(scope)).order_by(t.ota_task.c.id.desc())
         if project:
             statement = statement.where(t.ota_task.c.project == project)
         return self._page(OtaTask, statement, request)

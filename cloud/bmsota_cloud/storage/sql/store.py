@@ -12,6 +12,7 @@ from bmsota_cloud.storage.sql._engine import MEMORY, SqlDatabase
 from bmsota_cloud.storage.sql._tables import insert_new, upsert
 from bmsota_cloud.storage.sql.accounts import SqlAccounts
 from bmsota_cloud.storage.sql.audit import SqlAudit
+from bmsota_cloud.storage.sql.customers import SqlCustomers
 from bmsota_cloud.storage.sql.device import SqlDevice
 from bmsota_cloud.storage.sql.equipment import SqlEquipment
 from bmsota_cloud.storage.sql.figures import SqlFigures
@@ -38,6 +39,7 @@ class SqlWork:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.accounts = SqlAccounts(connection)
+        self.customers = SqlCustomers(connection)
         self.vehicles = SqlVehicles(connection)
         self.presence = SqlPresence(connection)
         self.equipment = SqlEquipment(connection)

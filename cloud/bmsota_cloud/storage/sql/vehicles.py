@@ -10,6 +10,7 @@ from bmsota_cloud.domain.paging import Page
 from bmsota_cloud.domain.presence import VehicleConnection
 from bmsota_cloud.domain.vehicles import FleetCount, LastLogin, Vehicle, VehicleNode
 from bmsota_cloud.storage import schema as t
+from bmsota_cloud.storage.sql._scope import vehicles_in
 from bmsota_cloud.storage.sql._tables import Tables, in_lists
 from bmsota_cloud.storage.sql.presence import SqlPresence, is_open
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Column, Table
 
+    from bmsota_cloud.domain.accounts import Scope
     from bmsota_cloud.domain.paging import PageRequest
     from bmsota_cloud.domain.presence import LeaseCheck
     from bmsota_cloud.domain.vehicles import VehicleFilter
@@ -39,6 +41,16 @@ class SqlVehicles(Tables):
             found |= {item.vin: item for item in self._all(Vehicle, statement, lock=lock)}
         return found
 
+    def visible(self, vin: str, scope: Scope, *, lock: bool = False) -> Vehicle | None:
+        return self._one(Vehicle, select(t.vehicle).where(t.vehicle.c.vin == vin, *vehicles_in(scope)), lock=lock)
+
+    def visible_many(self, vins: Sequence[str], scope: Scope) -> Mapping[str, Vehicle]:
+        found: dict[str, Vehicle] = {}
+        for part in in_lists(sorted(vins)):
+            statement = select(t.vehicle).where(t.vehicle.c.vin.in_(part), *vehicles_in(scope))
+            found |= {item.vin: item for item in self._all(Vehicle, statement)}
+        return found
+
     def vins_after(self, vin: str, limit: int) -> tuple[str, ...]:
         c = t.vehicle.c
         return tuple(self._connection.execute(select(c.vin).where(c.vin > vin).order_by(c.vin).limit(limit)).scalars())
@@ -50,10 +62,10 @@ class SqlVehicles(Tables):
         self._save(t.vehicle, vehicle)
 
     def page(
-        self, request: PageRequest, asked: VehicleFilter, lease_check: LeaseCheck
+        self, request: PageRequest, asked: VehicleFilter, lease_check: LeaseCheck, scope: Scope
     ) -> tuple[Page[tuple[Vehicle, VehicleConnection]], FleetCount]:
         v, p = t.vehicle.c, t.presence.c
-        fits = []
+        fits = list(vehicles_in(scope))
         if asked.project:
             fits.append(v.project == asked.project)
         if asked.series:
@@ -94,24 +106,39 @@ class SqlVehicles(Tables):
                 statement, [{"key_vin": vin, "sequence": sequence} for vin, sequence in sorted(sequences.items())]
             )
 
-    def projects(self) -> tuple[str, ...]:
-        return self._different(t.vehicle.c.project)
+    def projects(self, scope: Scope) -> tuple[str, ...]:
+        return self._different(t.vehicle.c.project, scope)
 
-    def series(self) -> tuple[str, ...]:
-        return self._different(t.vehicle.c.series)
+    def series(self, scope: Scope) -> tuple[str, ...]:
+        return self._different(t.vehicle.c.series, scope)
 
-    def _different(self, column: Column[str]) -> tuple[str, ...]:
-        """The values of an indexed column, each found from the one before: as many steps as values, not as vehicles."""
+    def _different(self, column: Column[str], scope: Scope) -> tuple[str, ...]:
+        """The values of an indexed column; of everything, each found from the one before: as many steps as values, not as vehicles."""
+        if not scope.is_everything:
+            some = select(column).where(*vehicles_in(scope)).distinct().order_by(column)
+            return tuple(self._connection.execute(some).scalars())
         least = select(func.min(column).label("value")).cte(recursive=True)
         following = select(func.min(column)).where(column > least.c.value).scalar_subquery()
         steps = least.union_all(select(following).where(least.c.value.is_not(None)))
         values = select(steps.c.value).where(steps.c.value.is_not(None)).order_by(steps.c.value)
         return tuple(self._connection.execute(values).scalars())
 
-    def counts_by_project(self) -> Mapping[str, int]:
+    def counts_by_project(self, scope: Scope) -> Mapping[str, int]:
         count = func.count().label("vehicles")
-        rows = self._connection.execute(select(t.vehicle.c.project, count).group_by(t.vehicle.c.project))
-        return {row.project: row.vehicles for row in rows}
+        statement = select(t.vehicle.c.project, count).where(*vehicles_in(scope)).group_by(t.vehicle.c.project)
+        return {row.project: row.vehicles for row in self._connection.execute(statement)}
+
+    def counts_by_customer(self) -> Mapping[str, int]:
+        count, customer = func.count().label("vehicles"), t.vehicle.c.customer
+        statement = select(customer, count).where(customer.is_not(None)).group_by(customer)
+        return {row.customer: row.vehicles for row in self._connection.execute(statement)}
+
+    def assign(self, vins: Sequence[str], customer: str) -> int:
+        changed = 0
+        for part in in_lists(sorted(vins)):
+            statement = update(t.vehicle).where(t.vehicle.c.vin.in_(part)).values(customer=customer)
+            changed += self._connection.execute(statement).rowcount
+        return changed
 
     def nodes(self, vins: Sequence[str]) -> Mapping[str, tuple[VehicleNode, ...]]:
         return self._nodes(t.node, vins)

@@ -120,6 +120,7 @@ def test_a_pipe_is_a_stream(tmp_path):
         assert log.progress == 1
 
 
+@pytest.mark.slow
 def test_a_damaged_gzip_file_is_read_up_to_there(tmp_path):
     lines = b"".join(
         b"(%d.0) can0 100#%02X\n" % (number, random.Random(number).randrange(256)) for number in range(20_000)
