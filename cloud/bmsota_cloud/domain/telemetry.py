@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from bmsota_cloud.domain.paging import Page
 
@@ -95,9 +95,8 @@ class StoredFrame:
     """False: more than 5 minutes ahead of its arrival, or before 2010. Such a frame orders nothing."""
 
 
-# As above.
-@dataclass(slots=True, kw_only=True, unsafe_hash=True)
-class StateRow:
+# Made for nearly every report, and written as it is: a tuple.
+class StateRow(NamedTuple):
     """The derived newest state of one vehicle; presence is not in it."""
 
     vin: str

@@ -377,7 +377,7 @@ def test_a_memory_of_the_layout_before_is_read_and_goes_on(platform):
     row = platform.telemetry.rows[VIN]
     old = bytes.fromhex(f"01{T0_S:016x}{'ff' * 16}000100030001{1:08x}0001{0:02x}{0x11:08x}")
     assert row.memory == b"\x02" + old[1:37] + bytes.fromhex("00000005") + old[37:]
-    platform.telemetry.rows[VIN] = replace(row, memory=old)
+    platform.telemetry.rows[VIN] = row._replace(memory=old)
     checkpoints = {
         key: replace(event, detail=bytes.fromhex(f"01{'ff' * 28}0000{'00' * 6}").hex())
         for key, event in platform.telemetry.kept_events.items()
@@ -570,7 +570,7 @@ def test_a_store_that_is_away_costs_nothing(platform):
 def test_a_row_of_another_version_begins_anew_and_harms_nothing(platform):
     platform.put(frame(vehicle(50)))
     row = platform.telemetry.rows[VIN]
-    platform.telemetry.rows[VIN] = replace(row, memory=b"\x63" + row.memory[1:], frames=row.frames + b"##\x02")
+    platform.telemetry.rows[VIN] = row._replace(memory=b"\x63" + row.memory[1:], frames=row.frames + b"##\x02")
     platform.restart()
     platform.put(frame(vehicle(51), at=25))
     assert platform.state().soc_pct == 51

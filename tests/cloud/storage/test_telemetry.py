@@ -232,8 +232,8 @@ class FramesContract:
         clear = replace(onset, at_s=NOON_S + 5, value="0")
         telemetry.save_derived([bare, full, bare], [onset, onset], telemetry.mark())
         assert telemetry.newest([VIN, "OTHER", "NOBODY"]) == {VIN: full, "OTHER": bare}
-        telemetry.save_derived([replace(full, soc_pct=None)], [onset, clear], telemetry.mark())
-        assert telemetry.newest([VIN])[VIN] == replace(full, soc_pct=None)
+        telemetry.save_derived([full._replace(soc_pct=None)], [onset, clear], telemetry.mark())
+        assert telemetry.newest([VIN])[VIN] == full._replace(soc_pct=None)
         page = telemetry.events(VIN, PageRequest(1, 1))
         assert (page.items, page.total) == ((clear,), 2)
         at = datetime.fromtimestamp(NOON_S + 5, UTC)
@@ -246,9 +246,9 @@ class FramesContract:
     def test_any_number_of_states_is_saved(self, telemetry, count):
         states = [StateRow(vin=f"VIN{n}", last_seen_at_ns=n, frames=bytes([n])) for n in range(count)]
         telemetry.save_derived(states[:40], [], Mark((("2026-11-22", 0, 0),)))
-        telemetry.save_derived([replace(state, soc_pct=5.0) for state in states], [], Mark())
+        telemetry.save_derived([state._replace(soc_pct=5.0) for state in states], [], Mark())
         assert telemetry.newest([state.vin for state in states]) == {
-            state.vin: replace(state, soc_pct=5.0) for state in states
+            state.vin: state._replace(soc_pct=5.0) for state in states
         }
 
     def test_events_of_one_second_stay_apart_and_in_order(self, telemetry):
@@ -418,10 +418,10 @@ class DurableContract(FramesContract):
         with telemetry.taking_over(10) as unread:
             telemetry.save_derived([row], [], unread.mark)
         with pytest.raises(StorageUnavailableError, match="derived again"):
-            living.save_derived([replace(row, last_seen_at_ns=6)], [], living.mark())
+            living.save_derived([row._replace(last_seen_at_ns=6)], [], living.mark())
         assert telemetry.newest([VIN]) == {VIN: row}
         assert take_unread(living) == [stored(NOON_S + 1)]
-        living.save_derived([replace(row, last_seen_at_ns=7)], [], living.mark())
+        living.save_derived([row._replace(last_seen_at_ns=7)], [], living.mark())
         assert telemetry.newest([VIN])[VIN].last_seen_at_ns == 7
         telemetry.save_derived([row], [], telemetry.mark())
 

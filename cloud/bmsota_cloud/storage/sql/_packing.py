@@ -45,7 +45,7 @@ _STARTS: Final = {
     b"$$\x03\xfe": _CUT | _COMMAND_03 | _EDITION_2025,
 }
 _START_OF: Final = {form: start for start, form in _STARTS.items()}
-_IN_THE_CLEAR: Final = 1  # table 5
+_IN_THE_CLEAR: Final = b"\1"  # table 5
 _DIGEST: Final = Struct(">q")
 _BEIJING: Final = timezone(timedelta(hours=8))
 
@@ -73,17 +73,9 @@ def _time_bytes(at_s: int) -> bytes:
     return bytes((at.year - 2000, at.month, at.day, at.hour, at.minute, at.second)) if 2000 <= at.year <= 2099 else b""
 
 
-@lru_cache(maxsize=65536)
 def _vin_bytes(vin: str) -> bytes:
     raw = vin.encode("utf-8", "surrogateescape")
     return raw.ljust(17, b"\0") if len(raw) <= 17 else b""
-
-
-@lru_cache(maxsize=65536)
-def _rest_of_header(vin: str, size_bytes: int) -> bytes:
-    """What follows the start, command and flag of a frame of this size in the clear."""
-    size = size_bytes - _HEADER_SIZE_BYTES - 1
-    return _vin_bytes(vin) + bytes((_IN_THE_CLEAR, size >> 8, size & 0xFF)) if 0 <= size <= 0xFFFF else b""
 
 
 def pack(frame: StoredFrame) -> Row:
@@ -92,7 +84,14 @@ def pack(frame: StoredFrame) -> Row:
     at_s = frame.reported_at_s
     digest = _digest(clear[_HEADER_SIZE_BYTES:-1])
     form = _STARTS.get(clear[:4], 0)
-    if form and clear[4:_TIME_END] == _rest_of_header(frame.vin, len(clear)) + _time_bytes(at_s) and not bcc_xor(clear):
+    # Nothing that is looked up by the vehicle: of many vehicles it is never in the processor's cache.
+    size = len(clear) - _HEADER_SIZE_BYTES - 1
+    if (
+        form
+        and 0 <= size <= 0xFFFF
+        and clear[4:_TIME_END] == _vin_bytes(frame.vin) + _IN_THE_CLEAR + size.to_bytes(2, "big") + _time_bytes(at_s)
+        and not bcc_xor(clear)
+    ):
         kept = clear[_TIME_END:-1]
     else:
         form, kept = 0, clear
@@ -127,7 +126,7 @@ def unpack(vin: str, row: Sequence[object]) -> StoredFrame:
     assert isinstance(kept, bytes)
     if form & _CUT:
         size = len(kept) + _TIME_END - _HEADER_SIZE_BYTES
-        head = _START_OF[form & _OF_START] + _vin_bytes(vin) + bytes((_IN_THE_CLEAR, size >> 8, size & 0xFF))
+        head = _START_OF[form & _OF_START] + _vin_bytes(vin) + _IN_THE_CLEAR + size.to_bytes(2, "big")
         clear = head + _time_bytes(at_s) + kept
         clear += bytes((bcc_xor(clear[2:]),))
     else:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing, contextmanager, suppress
-from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from operator import attrgetter
@@ -62,7 +61,6 @@ _MARK_SQL = (
     "INSERT INTO report_mark (writer, place, derived_to) VALUES (?, ?, ?) ON CONFLICT (writer, place) DO UPDATE SET"
     " derived_to = excluded.derived_to"
 )
-_STATE_NAMES = tuple(field.name for field in fields(StateRow))
 # The vehicles that have events, in their order, with the time of the oldest: two steps down the index for each of them, however
 # many events there are.
 _NEXT_VINS = text(
@@ -340,11 +338,11 @@ class SqlTelemetryStore:
         found: dict[str, StateRow] = {}
         with _refusals(), self._database.reading() as connection:
             for part in in_lists(vins):
-                statement = select(*[t.newest_state.c[name] for name in _STATE_NAMES]).where(
+                statement = select(*[t.newest_state.c[name] for name in StateRow._fields]).where(
                     t.newest_state.c.vin.in_(part)
                 )
                 for row in connection.execute(statement).all():
-                    found[row[0]] = StateRow(**dict(zip(_STATE_NAMES, row, strict=True)))
+                    found[row[0]] = StateRow(*row)
         return found
 
     def events(
@@ -526,36 +524,23 @@ def _seconds(at: datetime | None) -> int | None:
     return None if at is None else -((_EPOCH - at) // timedelta(seconds=1))
 
 
-def _state_values(state: StateRow) -> tuple[Any, ...]:
-    return (
-        state.vin,
-        state.last_seen_at_ns,
-        state.reported_at_s,
-        state.heard_at_ns,
-        state.is_time_plausible,
-        state.soc_pct,
-        state.speed_kmh,
-        state.alarm_level,
-        state.frames,
-        state.memory,
-    )
-
-
 # `dataclasses.astuple` takes fifty times as long.
 _event_values = attrgetter("vin", "at_s", "sequence", "kind", "subject", "value", "detail")
 
-# Many rows in one statement, as reports are inserted: the driver lets go of the interpreter's lock once a statement.
-_STATES_A_STATEMENT = 32
+# Many rows in one statement, as reports are inserted: the driver lets go of the interpreter's lock once a statement, and what SQLAlchemy
+# does around one is the price of ten rows. Statements by their number of rows, the largest first.
+_STATE_SQLS = {
+    count: _STATE_SQL.format(rows=", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * count)) for count in (100, 10, 1)
+}
 
 
 def _save_states(connection: Connection, states: Sequence[StateRow]) -> None:
-    row = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    whole = len(states) - len(states) % _STATES_A_STATEMENT
-    sql = _STATE_SQL.format(rows=", ".join([row] * _STATES_A_STATEMENT))
-    for at in range(0, whole, _STATES_A_STATEMENT):
-        values = chain.from_iterable(map(_state_values, states[at : at + _STATES_A_STATEMENT]))
-        connection.exec_driver_sql(sql, tuple(values))
-    _many(connection, _STATE_SQL.format(rows=row), [_state_values(state) for state in states[whole:]])
+    at = 0
+    for count, sql in _STATE_SQLS.items():
+        while len(states) - at >= count:
+            values = chain.from_iterable(states[at : at + count])
+            connection.exec_driver_sql(sql, tuple(values))
+            at += count
 
 
 def _many(connection: Connection, sql: str, rows: list[tuple[Any, ...]]) -> None:

@@ -369,19 +369,7 @@ class PostgresqlFrames:
                 self._takeovers = count
                 raise overtaken()
             if rows:
-                await connection.execute(
-                    _STATES,
-                    [row.vin for row in rows],
-                    [row.last_seen_at_ns for row in rows],
-                    [row.reported_at_s for row in rows],
-                    [row.heard_at_ns for row in rows],
-                    [row.is_time_plausible for row in rows],
-                    [row.soc_pct for row in rows],
-                    [row.speed_kmh for row in rows],
-                    [row.alarm_level for row in rows],
-                    [row.frames for row in rows],
-                    [row.memory for row in rows],
-                )
+                await connection.execute(_STATES, *zip(*rows, strict=True))
             if events:
                 await connection.execute(_EVENTS, *_columns_of(events))
             if mark.places:

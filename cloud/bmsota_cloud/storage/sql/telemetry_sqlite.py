@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import chain, islice
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final
 
@@ -131,7 +131,8 @@ INSERT INTO writer SELECT 0, max(position) FROM frame HAVING count(*) > 0;
 """
 # Many rows in one statement: `sqlite3` lets go of the interpreter's lock once a statement, and while the event loop is busy each
 # time costs more than the row.
-_INSERT_ROWS: Final = (32, 8, 1)
+_INSERT_ROWS: Final = (128, 64, 32, 16, 8, 4, 2, 1)
+_arrival: Final = attrgetter("arrived_at_ns")
 _Marks = Callable[[], Mapping[int, Mapping[str, int]]]
 """How far each writer that there is has derived, by partition, now."""
 
@@ -326,11 +327,12 @@ class SqliteFrames:
             if number is None:
                 number = self._number(partition, frame.vin)
             rows.append((number, *pack(frame)))
-        before = connection.execute("SELECT max(position) FROM frame").fetchone()[0] or 0
-        added = _insert(connection, rows, self._inserts)
+        # Where numbers are counted (`_bring_up_to_date`), a row that was there already may have used one up.
+        before = _newest(connection) if _is_counted(name) else None
+        added, after = _insert(connection, rows, self._inserts)
         if added != len(rows):
+            before = after - added if before is None else before
             self._find_new(connection, before, rows, places, is_new)
-        after = connection.execute("SELECT max(position) FROM frame").fetchone()[0] or 0
         connection.execute(
             "INSERT INTO writer (number, newest_position) VALUES (?, ?) ON CONFLICT (number) DO UPDATE SET"
             " newest_position = excluded.newest_position",
@@ -343,7 +345,7 @@ class SqliteFrames:
                 self._strike_what_is_in_blocks(name, connection, frames, places, rows, is_new)
             self._strike_what_is_in_other(connection, frames, places, rows, is_new)
         connection.execute("COMMIT")
-        newest = max(frame.arrived_at_ns for frame in frames)
+        newest = max(map(_arrival, frames))
         self._written[name] = (after, max(newest, self._written.get(name, (0, 0))[1]))
 
     def _find_new(
@@ -1053,8 +1055,8 @@ class SqliteFrames:
         connection.execute("BEGIN IMMEDIATE")
         # Another process may have done it meanwhile.
         layout = self._layout_of(name, connection)
-        # Where rows go one by one, a number must not come twice; and they are too few to need slices.
-        is_plain = name == OTHER or _is_blocks(name)
+        # Where numbers are counted there are too few rows to need slices.
+        is_plain = _is_counted(name)
         tables = _TABLES.format(counting=" AUTOINCREMENT" if is_plain else "", slice="" if is_plain else f"{SLICE}, ")
         steps = [tables + (BLOCK_TABLES if _is_blocks(name) else ""), _WRITERS]
         for statement in "".join(steps[layout:]).split(";"):
@@ -1091,14 +1093,28 @@ def _insert_of(count: int, writer: int) -> str:
     )
 
 
-def _insert(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], inserts: Mapping[int, str]) -> int:
-    """Insert *rows* with *inserts*, statements by their number of rows, the largest first; how many were not there yet."""
-    at = added = 0
+def _insert(
+    connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], inserts: Mapping[int, str]
+) -> tuple[int, int]:
+    """Insert *rows* with *inserts*, statements by their number of rows, the largest first; how many were not there yet, and the newest position."""
+    at = added = newest = 0
     for count, sql in inserts.items():
         while len(rows) - at >= count:
-            added += connection.execute(sql, list(chain.from_iterable(rows[at : at + count]))).rowcount
+            cursor = connection.execute(sql, list(chain.from_iterable(rows[at : at + count])))
+            if cursor.rowcount:
+                added += cursor.rowcount
+                newest = cursor.lastrowid or 0
             at += count
-    return added
+    return added, newest if added else _newest(connection)
+
+
+def _newest(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT max(position) FROM frame").fetchone()[0] or 0)
+
+
+def _is_counted(name: str) -> bool:
+    """Where rows go one by one, a number must not come twice."""
+    return name == OTHER or _is_blocks(name)
 
 
 class _Days:
