@@ -7,6 +7,7 @@ after a while.
 
 from __future__ import annotations
 
+import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,10 @@ __all__ = ["WebServer"]
 # From the connection to the whole head of its first request.
 _FIRST_REQUEST_S = 20.0
 _HANDSHAKE_TIMEOUT_S = 10.0
+# Anybody can send what is no HTTP, as often as he likes: it must not fill the disk with log lines.
+_SAY_EVERY_S = 60.0
+
+_LOG = logging.getLogger(__name__)
 
 
 class WebServer(uvicorn.Server):
@@ -72,18 +77,51 @@ def _limited_http(connections_max: int) -> type[asyncio.Protocol]:
     class LimitedHttp(_LimitedHttp):
         _all = connections
         _all_max = connections_max
+        _complaints = _Complaints()
 
     return LimitedHttp
+
+
+class _Complaints:
+    """What visitors have done wrong: counted, and said once in a while."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._said_s: float | None = None
+
+    def add(self, words: str, address: str, now_s: float) -> None:
+        self._count += 1
+        if self._said_s is None or now_s - self._said_s >= _SAY_EVERY_S:
+            _LOG.warning("%d requests could not be read, the last from %s: %s", self._count, address, words.rstrip("."))
+            self._count, self._said_s = 0, now_s
+
+
+class _OfOneConnection:
+    """uvicorn's log as one connection sees it: its warnings are about what the visitor sends."""
+
+    def __init__(self, logger: logging.Logger, protocol: _LimitedHttp) -> None:
+        self._logger = logger
+        self._protocol = protocol
+
+    def warning(self, words: str, *arguments: object) -> None:
+        protocol = self._protocol
+        address = protocol.client[0] if protocol.client else "an unknown address"
+        protocol._complaints.add(words % arguments if arguments else words, address, protocol.loop.time())  # noqa: SLF001
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._logger, name)
 
 
 class _LimitedHttp(H11Protocol):
     _all: dict[asyncio.Transport, _LimitedHttp]
     """In the order in which they came or were last asked something; WebSockets too."""
     _all_max: int
+    _complaints: _Complaints
     _is_upgraded = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.logger = _OfOneConnection(self.logger, self)  # type: ignore[assignment]
         if len(self._all) >= self._all_max and not self._make_room():
             transport.abort()
             return

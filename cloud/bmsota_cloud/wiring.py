@@ -149,6 +149,8 @@ class RunningCloud:
         self._http = WebServer(
             uvicorn.Config(
                 build_app(cloud),
+                # As everything else says it, with the time.
+                log_config=None,
                 log_level="warning",
                 access_log=False,
                 lifespan="off",

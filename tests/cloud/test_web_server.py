@@ -102,3 +102,21 @@ def test_a_connection_without_a_request_ends(serve, monkeypatch):
         assert await answered(asked[0])
 
     serve(play)
+
+
+def test_what_is_no_http_is_refused_and_said_once_a_minute(serve, monkeypatch, caplog):
+    """A line each would fill the disk for whoever wants that."""
+
+    async def garbage(port, times):
+        for _ in range(times):
+            reader, _writer = await connect(port, b"\x16\x03\x01 no HTTP\r\n\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.1 400")
+
+    async def play(port, let_go):
+        await garbage(port, 30)
+        monkeypatch.setattr("bmsota_cloud.web_server._SAY_EVERY_S", 0.0)
+        await garbage(port, 1)
+
+    serve(play)
+    words = "requests could not be read, the last from 127.0.0.1: Invalid HTTP request received"
+    assert [record.getMessage() for record in caplog.records] == [f"1 {words}", f"30 {words}"]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from threading import Barrier, Thread
 
 import pytest
 from bmsota_cloud.domain.errors import StorageUnavailableError
-from bmsota_cloud.storage.sql import _silence
+from bmsota_cloud.storage.sql import SqlTelemetryStore, _silence, telemetry_postgresql
 from bmsota_cloud.storage.sql._engine import SqlDatabase
 from postgresql import OwnServer, fresh_database, some_database
+from stored_frames import stored
 
 # Watchdogs, no measurements.
 LIMIT_S = 120.0
@@ -137,3 +139,32 @@ def test_the_server_ends_a_statement_after_a_minute_unless_the_address_says_othe
             with opened(url + query) as database, database.reading() as connection:
                 names = ("statement_timeout", "lock_timeout")
                 assert [connection.exec_driver_sql(f"show {name}").scalar() for name in names] == wanted
+
+
+@pytest.mark.slow
+def test_reports_wait_for_a_server_that_stands_still_and_are_stored_once(server, url, monkeypatch, caplog):
+    """A batch that was given up may have been stored all the same: the server goes on with it when it is back."""
+    monkeypatch.setattr(telemetry_postgresql, "_COMMAND_TIMEOUT_S", 0.5)
+    telemetry = SqlTelemetryStore(url)
+    first, second = stored(1_790_000_000), stored(1_790_000_001)
+    assert telemetry.append([first]) == [True]
+    with server.paused():
+        with pytest.raises(StorageUnavailableError) as caught:
+            telemetry.append([second])
+        assert caught.value.code == "storage-away"
+    deadline = time.monotonic() + LIMIT_S
+    is_new = None
+    while is_new is None:
+        with suppress(StorageUnavailableError):
+            is_new = telemetry.append([second])
+        assert time.monotonic() < deadline
+    # New for the caller, who has not been told so yet; and there once.
+    assert is_new == [True]
+    assert list(telemetry.read(first.vin, 0, 2**40)) == [first, second]
+    with server.paused():
+        with pytest.raises(StorageUnavailableError):
+            telemetry.append([second])
+        telemetry.close()
+    del telemetry
+    gc.collect()
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []

@@ -67,8 +67,9 @@ __all__ = ["PostgresqlFrames"]
 
 _DAY_S: Final = 86_400
 _CONNECT_TIMEOUT_S: Final = 10.0
-# A batch takes milliseconds. A server that is silent for this long is away, and the batch is tried again.
-_COMMAND_TIMEOUT_S: Final = 60.0
+# A batch takes milliseconds. A server that is silent for this long is away, and the batch is tried again. Less than a process has
+# for its end.
+_COMMAND_TIMEOUT_S: Final = 20.0
 _CHUNK_ROWS: Final = 1000
 _DELETE_ROWS: Final = 500
 _OWN_NAME_EVERY_S: Final = 0.1
@@ -732,6 +733,11 @@ class PostgresqlFrames:
                 with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
                     self._complete(self._connection.close(timeout=_CONNECT_TIMEOUT_S))
                 self._connection = None
+            # Behind a command that took too long, the driver still asks the server to give it up.
+            for task in asyncio.all_tasks(self._loop):
+                task.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    self._complete(_end_of(task))
             self._loop.close()
             self._loop = None
 
@@ -820,6 +826,10 @@ class PostgresqlFrames:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.terminate()
+
+
+async def _end_of(task: asyncio.Task[Any]) -> None:
+    await task
 
 
 @lru_cache(maxsize=1024)
