@@ -63,7 +63,13 @@ class BusOptions:
     )
     listen_s: Annotated[
         float,
-        typer.Option("--listen", min=0.01, max=60.0, metavar="SECONDS", help="Listen this long before sending."),
+        typer.Option(
+            "--listen",
+            min=0.01,
+            max=60.0,
+            metavar="SECONDS",
+            help="Listen this long before sending; --no-listen skips it.",
+        ),
     ] = _LISTEN_S
     timeout_s: Annotated[
         float,

@@ -65,6 +65,7 @@ class RunFiles:
         """
         stem = f"bmsota-flash-{datetime.fromtimestamp(now_ns / 1e9, UTC):%Y%m%dT%H%M%SZ}"
         folder = Path(options.report_dir)
+        path: Path | None = None
         try:
             if options.report is not None:
                 path = Path(options.report)
@@ -73,11 +74,15 @@ class RunFiles:
                 folder.mkdir(parents=True, exist_ok=True)
                 path = _new_file(folder, stem)
             if path.is_file():
-                _write_padded(path, _unfinished_text(now_ns, options), "wb")
+                _begin(path, _unfinished_text(now_ns, options))
             else:
                 with path.open("ab"):  # A device or a pipe gets the report alone.
                     pass
         except OSError as error:
+            # A run that does not begin leaves no report; one of an earlier run stays.
+            with suppress(OSError):
+                if path is not None and path.is_file() and not path.stat().st_size:
+                    path.unlink()
             place = options.report or folder
             raise FaultError(FlashFault.REPORT_NOT_WRITABLE, f"{place}: {error.strerror or error}") from error
         if options.no_log:
@@ -105,6 +110,23 @@ class RunFiles:
         finally:
             with suppress(OSError):
                 beside.unlink(missing_ok=True)
+
+
+def _begin(path: Path, text: str) -> None:
+    """Make a report of *text*, with room for a longer one. What was there stays until it is whole.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    beside = path.with_name(path.name + ".part")
+    try:
+        _write_padded(beside, text, "wb")
+        os.replace(beside, path)  # noqa: PTH105 - the same name either way
+    except PermissionError:  # The folder takes no new file.
+        _write_padded(path, text, "wb")
+    finally:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def _write_padded(path: Path, text: str, mode: str) -> None:

@@ -1,4 +1,7 @@
-"""Commands that are imported when they are called: a command line starts in the time that the one command needs."""
+"""Commands that are imported when they are called: a command line starts in the time that the one command needs.
+
+What is wrong with a number is said here too, in the words of every other fault.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +36,34 @@ class LazyGroup(TyperGroup):
         own = [name for name in super().list_commands(ctx) if name not in self.later]
         return [*own, *self.later]
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; what is wrong with an option is said in our words, not in those of the library that checks it."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = _told(error.__cause__) or error.message
+            raise
+
     def _load(self, name: str) -> None:
         if name not in self.commands:
             part = typer.Typer(rich_markup_mode=self.rich_markup_mode)
             self.later[name](part)
             self.commands.update(typer.main.get_group(part).commands)
+
+
+def _told(cause: Any) -> str:
+    """A failed check of Pydantic's in our words; empty if it is none of them."""
+    faults = cause.errors() if hasattr(cause, "errors") else []
+    if len(faults) != 1:
+        return ""
+    kind, limits, got = faults[0]["type"], faults[0].get("ctx", {}), faults[0]["input"]
+    wanted = {
+        "greater_than_equal": "{ge:g} or more",
+        "greater_than": "more than {gt:g}",
+        "less_than_equal": "at most {le:g}",
+        "less_than": "less than {lt:g}",
+        "int_parsing": "a whole number",
+        "int_from_float": "a whole number",
+        "float_parsing": "a number",
+    }.get(kind)
+    return f"expected {wanted.format(**limits)}, got {got}" if wanted else ""

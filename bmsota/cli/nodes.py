@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -243,11 +243,11 @@ def verify_command(ctx: typer.Context, options: VerifyOptions) -> None:
         keys = load_manifest_keys(options.manifest_key or ())
         wanted = None if options.source is None else load_source(options.source, keys)
 
-    def do(nodes: _Nodes) -> ExitCode:
+    def look(nodes: _Nodes) -> _Lines | None:
         found = nodes.discover(request.named_positions)
         if not found and not nodes.refused:
-            return nodes.no_answer()
-        lines: list[tuple[NodeDescription | None, bool, str]]
+            return None
+        lines: _Lines
         if wanted is None:
             lines = [(node, *_state(node)) for node in found]
             lines += [(None, False, problem) for problem in _disorder(found)]
@@ -257,14 +257,30 @@ def verify_command(ctx: typer.Context, options: VerifyOptions) -> None:
             plan = make_plan(found, wanted, request)
             lines = [(each.node, *_compared(each)) for each in plan.nodes if each.action is not Action.LEFT_OUT]
             lines += [(None, False, problem) for problem in _absent(plan)]
-        lines += [(None, False, f"node {each.position}: {each.detail}") for each in nodes.refused]
+        return lines + [(None, False, f"node {each.position}: {each.detail}") for each in nodes.refused]
+
+    def do(nodes: _Nodes) -> ExitCode:
+        lines = look(nodes)
+        if lines is not None and not all(is_good for node, is_good, _ in lines if node is not None or wanted is None):
+            # A reply that was altered on its way, as by a gateway, looks like another version. A node that is not there was waited for.
+            lines = look(nodes)
+        if lines is None:
+            return nodes.no_answer()
         return _show(lines, as_json=options.as_json, name=None if wanted is None else wanted.name)
 
     _with_nodes(ctx, options, do, wait=options.wait, expected=request.named_positions)
 
 
-def _show(lines: Sequence[tuple[NodeDescription | None, bool, str]], *, as_json: bool, name: str | None) -> ExitCode:
-    is_equal = all(is_good for _, is_good, _ in lines)
+_Lines: TypeAlias = "list[tuple[NodeDescription | None, bool, str]]"
+"""What is said of each node, and whether it is as it should be; what is said of the pack has no node."""
+
+
+def _is_equal(lines: _Lines) -> bool:
+    return all(is_good for _, is_good, _ in lines)
+
+
+def _show(lines: _Lines, *, as_json: bool, name: str | None) -> ExitCode:
+    is_equal = _is_equal(lines)
     if as_json:
         content = {
             "source": name,

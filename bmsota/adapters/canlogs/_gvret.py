@@ -3,7 +3,7 @@
     Time Stamp,ID,Extended,Dir,Bus,LEN,D1,D2,D3,D4,D5,D6,D7,D8
     166064000,0000021A,false,Rx,0,2,FE,36,00,00,00,00,00,00,
 
-The first line names the columns; `Dir` is missing in version 1. Times are microseconds as the recorder counted them: since it was
+The first line names the columns; `Dir` is missing in version 1. A spreadsheet may have put `;` or a tab for the commas. Times are microseconds as the recorder counted them: since it was
 switched on or, if it was told to, since the epoch. Buses are the file's, counted from 0 as SavvyCAN shows them.
 """
 
@@ -19,6 +19,7 @@ from bmsota.adapters.canlogs._frames import (
     checked_id,
     data_of,
 )
+from bmsota.adapters.canlogs._text import fields_of, separator_of
 
 if TYPE_CHECKING:
     from bmsota.adapters.canlogs._frames import LogNotes
@@ -39,7 +40,7 @@ def recognizes(line: str) -> bool:
 
 
 def _names(line: str) -> list[str]:
-    return [each.strip().upper() for each in line.split(",")]
+    return fields_of(line.upper(), separator_of(line))
 
 
 class GvretLines:
@@ -48,15 +49,17 @@ class GvretLines:
     def __init__(self, notes: LogNotes) -> None:
         self._notes = notes
         # Until a header says otherwise: a log whose first line is lost is of version 2.
+        self._separator = ","
         self._at = {name: at for at, name in enumerate(("TIME STAMP", "ID", "EXTENDED", "DIR", "BUS", "LEN", "D1"))}
 
     def frame(self, line: str, /) -> LogFrame | None:
         if not line.strip():
             return None
         if recognizes(line):
+            self._separator = separator_of(line)
             self._at = {name: at for at, name in enumerate(_names(line))}
             return None
-        fields = [each.strip() for each in line.split(",")]
+        fields = fields_of(line, self._separator)
         at = self._at
         if _NUMBER.fullmatch(fields[at["TIME STAMP"]]) is None:
             raise StrangeLineError

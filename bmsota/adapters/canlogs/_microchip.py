@@ -6,7 +6,7 @@
     //---------------------------------
     166064;RX;0x0000021A;8;0xFE;0x36;0x12;0xFE;0x69;0x05;0x07;0xAD;
 
-Lines between two lines of `//` are a comment. A time without a point is milliseconds, with one it is seconds, since the start.
+Lines between two lines of `//` are a comment. A time without a point is milliseconds, with one (or a comma) it is seconds, since the start.
 There is no channel. An id above 0x7FF, or with an `x` behind it, is an extended one: the log says no more.
 """
 
@@ -22,11 +22,12 @@ from bmsota.adapters.canlogs._frames import (
     checked_id,
     data_of,
 )
+from bmsota.adapters.canlogs._text import seconds_of
 
 if TYPE_CHECKING:
     from bmsota.adapters.canlogs._frames import LogNotes
 
-_FRAME = re.compile(r"(\d{1,12}(?:\.\d{1,9})?);[RT]X;0x([0-9A-F]{1,8})(x?);(\d{1,2});(.*)", re.ASCII | re.IGNORECASE)
+_FRAME = re.compile(r"(\d{1,12}(?:[.,]\d{1,9})?);[RT]X;0x([0-9A-F]{1,8})(x?);(\d{1,2});(.*)", re.ASCII | re.IGNORECASE)
 
 
 def recognizes(line: str) -> bool:
@@ -55,7 +56,7 @@ class MicrochipLines:
         number = int(found[2], 16)
         is_extended_id = bool(found[3]) or number > STANDARD_ID_MAX
         return LogFrame(
-            float(found[1]) / (1 if "." in found[1] else 1000),
+            seconds_of(found[1], ";") / (1000 if found[1].isdecimal() else 1),
             "",
             checked_id(number, is_extended_id=is_extended_id),
             is_extended_id,

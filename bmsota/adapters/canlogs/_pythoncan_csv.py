@@ -3,7 +3,8 @@
     timestamp,arbitration_id,extended,remote,error,dlc,data
     1700000000.5,0x100,0,0,0,4,6A0NAQ==
 
-The first line names the columns; the data are Base64. There is no channel. Times are seconds since the epoch.
+The first line names the columns; the data are Base64. There is no channel. Times are seconds since the epoch. A
+spreadsheet may have put `;` or a tab for the commas, and a comma for the point.
 """
 
 from __future__ import annotations
@@ -13,32 +14,37 @@ import math
 from typing import TYPE_CHECKING
 
 from bmsota.adapters.canlogs._frames import FrameKind, LogFrame, StrangeLineError, checked_id
+from bmsota.adapters.canlogs._text import fields_of, seconds_of, separator_of
 
 if TYPE_CHECKING:
     from bmsota.adapters.canlogs._frames import LogNotes
 
-_HEADER = "timestamp,arbitration_id,extended,remote,error,dlc,data"
+_HEADER = ["timestamp", "arbitration_id", "extended", "remote", "error", "dlc", "data"]
 _FLAGS = {"0": False, "1": True}
 
 
 def recognizes(line: str) -> bool:
     """Whether *line* is the header of such a log."""
-    return line.strip().lower() == _HEADER
+    return fields_of(line.lower(), separator_of(line)) == _HEADER
 
 
 class PythonCanCsvLines:
     """A `LineFormat`."""
 
-    def __init__(self, notes: LogNotes) -> None:
+    def __init__(self, notes: LogNotes) -> None:  # noqa: ARG002 - as every format takes them
         """Take *notes* as every format does; such a log needs none of its own."""
+        self._separator = ","
 
     def frame(self, line: str, /) -> LogFrame | None:
-        if not line.strip() or recognizes(line):
+        if not line.strip():
             return None
-        fields = [each.strip() for each in line.split(",")]
-        if len(fields) != _HEADER.count(",") + 1:
-            raise StrangeLineError(f"expected 7 columns, got {len(fields)}")
-        time_s = float(fields[0])
+        if recognizes(line):
+            self._separator = separator_of(line)
+            return None
+        fields = fields_of(line, self._separator)
+        if len(fields) != len(_HEADER):
+            raise StrangeLineError(f"expected {len(_HEADER)} columns, got {len(fields)}")
+        time_s = seconds_of(fields[0], self._separator)
         if not math.isfinite(time_s):
             raise StrangeLineError("the time is not a number")
         if not {*fields[2:5]} <= _FLAGS.keys():

@@ -34,6 +34,25 @@ class LineFormat(Protocol):
         """
 
 
+def separator_of(line: str) -> str:
+    """What separates the columns of a table whose header is *line*: a spreadsheet saves `;` where the comma is the decimal mark."""
+    return max(",;\t", key=line.count)
+
+
+def fields_of(line: str, separator: str) -> list[str]:
+    """The columns of a line."""
+    return [each.strip() for each in line.split(separator)]
+
+
+def seconds_of(text: str, separator: str) -> float:
+    """A time of a table with this separator, whatever its decimal mark.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    return float(text if separator == "," else text.replace(",", "."))
+
+
 def encoding_of(head: bytes) -> str:
     """The encoding of a text that begins with *head*."""
     return "utf-16" if head.startswith(_UTF_16_MARKS) else "utf-8-sig"

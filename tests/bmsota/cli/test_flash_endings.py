@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 from contextlib import suppress
@@ -152,6 +153,27 @@ def test_a_disk_that_is_full_at_the_end_still_takes_the_report(pack, release, tm
     assert "report not saved" not in done.err
     assert report_in(tmp_path)["outcome"] == "done"
     assert not (tmp_path / "report.json.part").is_symlink()
+
+
+@pytest.mark.parametrize("before", [None, "of an earlier run"])
+def test_a_disk_that_is_full_at_the_beginning_keeps_what_it_has(tmp_path, before):
+    """The run does not begin, and leaves no half of a report (here: no file may have more than 100 bytes)."""
+    report = tmp_path / "report.json"
+    if before is not None:
+        report.write_text(before)
+    image = tmp_path / "slave.bin"
+    image.write_bytes(make_image())
+    with PtyPack(Node(1)) as pack:
+        done = process(
+            *["flash", image, "--yes", *pack.arguments, *QUICK, "--no-log", "--report", report],
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
+        )
+        _, said = done.communicate()
+        assert not pack.requests
+    assert done.returncode == 2
+    assert f"report not writable: {report}: File too large" in said
+    assert {path.name for path in tmp_path.iterdir()} == {"slave.bin", *(["report.json"] if before else [])}
+    assert (report.read_text() if report.exists() else None) == before
 
 
 # ---- output that nobody reads

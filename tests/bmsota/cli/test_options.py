@@ -7,7 +7,9 @@ from typing import Annotated
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
+from bmsota.cli.app import app
 from bmsota.cli.options import takes
 
 
@@ -51,3 +53,19 @@ def test_the_help_has_the_commands_own_options_first(run):
     shown = run("--help").stdout
     assert "Say it back." in shown
     assert shown.index("NAME") < shown.index("--port") < shown.index("--speed")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("decode --port 0", "'--port': expected 1 or more, got 0"),
+        ("decode --port 65536", "'--port': expected at most 65535, got 65536"),
+        ("decode --port x", "'--port': expected a whole number, got x"),
+        ("send x --to host:1 --speed -1", "'--speed': expected 0 or more, got -1"),
+        ("send x --to host:1 --speed fast", "'--speed': expected a number, got fast"),
+    ],
+)
+def test_a_number_that_is_none_or_out_of_range_is_told_in_our_words(arguments, said):
+    done = CliRunner().invoke(app, arguments.split())
+    assert done.exit_code == 2
+    assert f"Invalid value for {said}\n" in done.stderr

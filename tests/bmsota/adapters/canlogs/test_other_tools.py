@@ -85,6 +85,21 @@ def test_a_strange_line_of_python_can_csv(line, said):
     assert skipped(notes) == [f"line 2: {line}{said}"]
 
 
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_tables_that_a_spreadsheet_has_saved(mark):
+    """Where the comma is the decimal mark a spreadsheet saves other separators, and times with a comma."""
+    gvret = GVRET_2 + "166064000,0000021A,false,Rx,0,2,FE,36,00,00,00,00,00,00,\n"
+    frames, notes = text(gvret.replace(",", mark))
+    assert frames == [(166.064, "0", 0x21A, False, "fe36")]
+    assert (notes.skipped, notes.fault) == (0, None)
+    for time in ("1700000000,5", "1700000000.5"):
+        line = mark.join([time, "0x100", "0", "0", "0", "2", "6A0="])
+        head = "timestamp,arbitration_id,extended,remote,error,dlc,data".replace(",", mark)
+        frames, notes = text(f"{head}\n{line}\n")
+        assert frames == [(1700000000.5, "", 0x100, False, "e80d")]
+        assert (notes.skipped, notes.fault) == (0, None)
+
+
 BUSMASTER = (
     "***BUSMASTER Ver 2.4.0***\n***PROTOCOL CAN***\n***NOTE: PLEASE DO NOT EDIT THIS DOCUMENT***\n***[START LOGGING SESSION]***\n"
     "***START DATE AND TIME 8:8:2014 11:49:7:965***\n***HEX***\n***SYSTEM MODE***\n"
@@ -207,12 +222,14 @@ MICROCHIP = (
 
 def test_microchip():
     frames, notes = text(
-        MICROCHIP + "166064;RX;0x0000021A;2;0xFE;0x36;\n166065;TX;0x18FEF100;0;\n1.5;RX;0x100x;1;0xAA;\n"
+        MICROCHIP
+        + "166064;RX;0x0000021A;2;0xFE;0x36;\n166065;TX;0x18FEF100;0;\n1.5;RX;0x100x;1;0xAA;\n2,5;RX;0x100;1;0xAA;\n"
     )
     assert frames == [
         (166.064, "", 0x21A, False, "fe36"),
         (166.065, "", 0x18FEF100, True, ""),
         (1.5, "", 0x100, True, "aa"),
+        (2.5, "", 0x100, False, "aa"),
     ]
     assert (notes.skipped, notes.fault) == (0, None)
     assert notes.time_base == "times are seconds since the start of the log"
