@@ -277,6 +277,7 @@ class Run:
                     heartbeat_period_ns=heartbeat_ns,
                     measure_period_ns=measure_ns,
                 )
+            random = partial(stream, seed)
             for unit in members:
                 link = RunUplink(
                     kernel,
@@ -284,7 +285,7 @@ class Run:
                     network=network,
                     watch=self.ledger.units[unit],
                     clock_ns=self.now_ns,
-                    random=partial(stream, seed, str(unit), "network"),
+                    random=random,
                 )
                 modem = Modem(kernel, link, rate_bytes_per_s=max(1, round(network.rate_bytes_per_s)))
                 vehicle = self._vehicle(unit, group.city)
@@ -332,7 +333,7 @@ class Run:
         progress: Callable[[int], object],
     ) -> None:
         """Build units of recorded vehicles."""
-        kernel = self.kernel
+        kernel, random = self.kernel, partial(stream, self.seed)
         for unit, vehicle in zip(ids, played.vehicles, strict=True):
             life, network = self.scenario.life_of(unit.group), self.scenario.network_of(unit.group)
             link = RunUplink(
@@ -341,7 +342,7 @@ class Run:
                 network=network,
                 watch=self.ledger.units[unit],
                 clock_ns=self.now_ns,
-                random=partial(stream, self.seed, str(unit), "network"),
+                random=random,
             )
             trace = LinkTrace(keeps_notes=False)
             built = RecordedUnit(
