@@ -286,7 +286,7 @@ class TcpUplink:
         self._host = host
         self._port = port
         self._stream: _Stream | None = None
-        self._abandoned: list[_Stream] = []
+        self._abandoned: tuple[_Stream, ...] = ()
         # asyncio keeps only weak references to tasks; we keep the strong ones.
         self._connecting: asyncio.Task[None] | None = None
         self._exchange: asyncio.Task[None] | None = None
@@ -329,9 +329,10 @@ class TcpUplink:
         if stream is None:
             return
         stream.abandon()
-        self._abandoned.append(stream)
+        self._abandoned += (stream,)
         while len(self._abandoned) > ABANDONED_MAX:
-            self._abandoned.pop(0).close()
+            self._abandoned[0].close()
+            self._abandoned = self._abandoned[1:]
 
     def start_http(self, base_url: str, request: HttpRequest, listener: HttpListener) -> None:
         self.abort_http()
@@ -371,7 +372,7 @@ class TcpUplink:
         self.close_stream()
         for stream in self._abandoned:
             stream.close()
-        self._abandoned.clear()
+        self._abandoned = ()
         self.abort_http()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(stream.wait_lost() for stream in streams))

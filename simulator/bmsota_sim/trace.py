@@ -29,9 +29,12 @@ class Note:
 class Trace:
     """The record of one run."""
 
-    def __init__(self) -> None:
+    __slots__ = ("_hash", "entries", "notes")
+
+    def __init__(self, *, notes: deque[Note] | None = None) -> None:
+        """Empty. *notes*: where they are kept; in a new place if None."""
         self._hash = hashlib.sha256()
-        self.notes: deque[Note] = deque(maxlen=NOTES_MAX)
+        self.notes: deque[Note] = deque(maxlen=NOTES_MAX) if notes is None else notes
         self.entries = 0
 
     def note(self, at_ns: int, who: str, what: str) -> None:
@@ -59,12 +62,12 @@ class LinkTrace(Trace):
     So it is the same whether the unit simulates its internal bus or not.
     """
 
+    __slots__ = ()
+
     _NONE: ClassVar[deque[Note]] = deque(maxlen=0)
 
     def __init__(self, *, keeps_notes: bool) -> None:
-        super().__init__()
-        if not keeps_notes:  # Of tens of thousands of units.
-            self.notes = self._NONE
+        super().__init__(notes=None if keeps_notes else self._NONE)  # There are tens of thousands of units.
 
     def note(self, at_ns: int, who: str, what: str) -> None:
         """Something a person would want to know; no part of the hash."""

@@ -57,6 +57,20 @@ class Modem:
     by the HTTP answer under way; the unit's downloader refuses an answer longer than the signed size.
     """
 
+    __slots__ = (
+        "_covered",
+        "_exchange",
+        "_faults",
+        "_kernel",
+        "_ns_per_byte",
+        "_stream",
+        "_uplink",
+        "corrupt_at_image_byte",
+        "cut_after_image_bytes",
+        "http_bytes",
+        "image_bytes",
+    )
+
     def __init__(self, kernel: Kernel, uplink: Uplink, *, rate_bytes_per_s: int) -> None:
         self._kernel = kernel
         self._uplink = uplink
@@ -70,7 +84,12 @@ class Modem:
         """All bytes of HTTP bodies handed to the unit."""
         self.cut_after_image_bytes: int | None = None
         self.corrupt_at_image_byte: int | None = None
-        self.faults_happened: list[str] = []
+        self._faults: tuple[str, ...] = ()
+
+    @property
+    def faults_happened(self) -> list[str]:
+        """The planned faults that came, in words."""
+        return list(self._faults)
 
     # -- coverage ----------------------------------------------------------------------------------------------------
 
@@ -156,14 +175,14 @@ class Modem:
             cut = self.cut_after_image_bytes
             if cut is not None and start + len(data) >= cut:
                 self.cut_after_image_bytes = None
-                self.faults_happened.append(f"download_cut after image byte {cut}")
+                self._faults += (f"download_cut after image byte {cut}",)
                 data = data[: max(cut - start, 0)]
                 is_cut = True
             self.image_bytes += len(data)
             corrupt = self.corrupt_at_image_byte
             if corrupt is not None and start <= corrupt < self.image_bytes:
                 self.corrupt_at_image_byte = None
-                self.faults_happened.append(f"corrupt_byte at image byte {corrupt}")
+                self._faults += (f"corrupt_byte at image byte {corrupt}",)
                 at = corrupt - start
                 data = data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :]
         self.http_bytes += len(data)

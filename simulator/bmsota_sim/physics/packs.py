@@ -114,9 +114,9 @@ class Packs:
         capacity_as = 3600 * design.capacity_ah * _stack([each.capacity for each in spread], shape)
         self._soc_per_as = (1 / capacity_as).astype(np.float32)
         self._resistance = _stack([each.resistance for each in spread], shape) / np.float32(design.capacity_ah)
-        self._cooling = np.float32(design.cooling_w_per_k) * _stack([each.cooling for each in spread], shape)
-        self._per_cooling = 1 / self._cooling
-        self._cooling_rate = self._cooling / np.float32(chemistry.heat_capacity_j_per_k_ah * design.capacity_ah)
+        cooling = np.float32(design.cooling_w_per_k) * _stack([each.cooling for each in spread], shape)
+        self._per_cooling = 1 / cooling
+        self._cooling_rate = cooling / np.float32(chemistry.heat_capacity_j_per_k_ah * design.capacity_ah)
         self._ocv = _Table(0.0, 1 / (len(chemistry.ocv_v) - 1), chemistry.ocv_v, chemistry.r_over_soc)
         self._ohms = _Table(
             chemistry.r_temperature_c_min, chemistry.r_temperature_step_c, chemistry.r0_ohm_ah, chemistry.r1_ohm_ah

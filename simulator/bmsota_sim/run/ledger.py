@@ -10,7 +10,6 @@ Memory is bounded: a row of counters and a histogram for each unit, whatever the
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 from math import inf, log2
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -64,6 +63,9 @@ _OWED = frozenset({Command.VEHICLE_LOGIN, Command.VEHICLE_LOGOUT, Command.HEARTB
 _REPORTS = frozenset({Command.REALTIME_REPORT, Command.BACKFILL_REPORT})
 # Questions of a unit that are remembered: a platform that answers nothing must not fill the memory.
 QUESTIONS_MAX = 256
+# Of those that are over, so that a second or late answer is known as such.
+KEPT_MAX = 32
+_KEY_SIZE_BYTES = 6
 FIRST_SIZE_BYTES_MAX = 64
 HEADER_SIZE_BYTES = 24
 IS_COMMAND = 0xFE
@@ -115,10 +117,13 @@ class UnitLedger:
     is_up: bool = False
     _is_leaving: bool = False
     _received_ns: int = 0
-    _reader: FrameReader = field(default_factory=FrameReader)
-    _open: deque[_Question] = field(default_factory=deque)
-    _answered: deque[tuple[int, bytes]] = field(default_factory=lambda: deque(maxlen=32))
-    _lost: deque[tuple[int, bytes]] = field(default_factory=lambda: deque(maxlen=32))
+    _reader: FrameReader | None = None
+    """None until something comes."""
+    _open: list[_Question] = field(default_factory=list)
+    _answered: bytes = b""
+    """The last `KEPT_MAX` questions that were answered, each as `_packed`. One object: there are tens of thousands of units."""
+    _lost: bytes = b""
+    """The same of those that were given up."""
 
     def add(self, counter: str, now_ns: int, data: bytes = b"", detail: str = "", *, count: int = 1) -> None:
         """Count something; the first of each counter is kept."""
@@ -130,9 +135,8 @@ class UnitLedger:
 
     def opened(self, now_ns: int) -> None:
         """The link is there."""
-        self._reader = FrameReader()
-        self._answered.clear()
-        self._lost.clear()
+        self._reader = None
+        self._answered = self._lost = b""
         self._open.clear()
         self._is_leaving = False
         self.is_up = True
@@ -157,16 +161,16 @@ class UnitLedger:
     def expire(self, now_ns: int) -> None:
         """Give up the questions that have waited long enough."""
         while self._open and (now_ns - self._open[0].asked_ns > LOST_NS or len(self._open) > QUESTIONS_MAX):
-            question = self._open.popleft()
-            self._lost.append((question.command, question.key))
+            question = self._open.pop(0)
+            self._lost = _kept(self._lost, _packed(question.command, question.key))
             if question.is_owed:
                 self._unanswered(question, now_ns)
 
     def _end_reading(self) -> None:
         """Nothing more comes: what the reader still holds is no frame. It came at the last data's time."""
-        if self._reader.unread_size_bytes:
+        if self._reader is not None and self._reader.unread_size_bytes:
             self._reader.end()
-            self._read(self._received_ns)
+            self._read(self._reader, self._received_ns)
 
     def ended(self, now_ns: int) -> None:
         """The run is over: what has waited too long counts."""
@@ -215,11 +219,13 @@ class UnitLedger:
         """The platform has sent bytes, cut anyhow."""
         self.expire(now_ns)
         self._received_ns = now_ns
+        if self._reader is None:
+            self._reader = FrameReader()
         self._reader.receive_data(data)
-        self._read(now_ns)
+        self._read(self._reader, now_ns)
 
-    def _read(self, now_ns: int) -> None:
-        while (event := self._reader.next_event()) is not None:
+    def _read(self, reader: FrameReader, now_ns: int) -> None:
+        while (event := reader.next_event()) is not None:
             if isinstance(event, DiscardedBytes):
                 is_check_byte = event.kind is RefusalKind.CHECK_BYTE
                 self.add("wrong_check_byte" if is_check_byte else "garbage", now_ns, event.data, event.reason)
@@ -237,17 +243,18 @@ class UnitLedger:
                 self._open.remove(question)
                 break
         else:
-            if (command, key) in self._lost:
-                self._lost.remove((command, key))
+            packed = _packed(command, key)
+            if (at := _place(self._lost, packed)) is not None:
+                self._lost = self._lost[:at] + self._lost[at + len(packed) :]
                 self.add(
                     "late_answers", now_ns, raw, f"command {command:#04x}, after more than {LOST_NS // NS_PER_S} s"
                 )
-            elif (command, key) in self._answered:
+            elif _place(self._answered, packed) is not None:
                 self.add("answered_twice", now_ns, raw, f"command {command:#04x}")
             else:
                 self.add("garbage", now_ns, raw, f"an answer to command {command:#04x}, which was not sent")
             return
-        self._answered.append((command, key))
+        self._answered = _kept(self._answered, _packed(command, key))
         self.ledger.latency(self.row, (now_ns - question.asked_ns) / NS_PER_S)
         if now_ns - question.asked_ns > LATE_NS:
             seconds = (now_ns - question.asked_ns) / NS_PER_S
@@ -260,6 +267,24 @@ class UnitLedger:
                 self.add("acknowledged", now_ns)
         elif command in _OWED or command in _REPORTS:
             self.add("refused", now_ns, raw, f"command {command:#04x}, reply flag {flag:#04x}")
+
+
+def _packed(command: int, key: bytes) -> bytes:
+    """A question in seven bytes: its command, and a report's time."""
+    return bytes((command,)) + key.ljust(_KEY_SIZE_BYTES, b"\xff")  # No time has such a month.
+
+
+def _kept(questions: bytes, packed: bytes) -> bytes:
+    """These and one more, but no more than `KEPT_MAX`: the first are forgotten."""
+    return (questions + packed)[-KEPT_MAX * len(packed) :]
+
+
+def _place(questions: bytes, packed: bytes) -> int | None:
+    """Where the first of its kind is; None if there is none."""
+    at = questions.find(packed)
+    while at >= 0 and at % len(packed):
+        at = questions.find(packed, at + 1)
+    return None if at < 0 else at
 
 
 _INDEX = {name: index for index, name in enumerate(COUNTERS)}

@@ -46,6 +46,30 @@ class LosableUplink(Protocol):
 class RunUplink:
     """The `Uplink` of one unit."""
 
+    __slots__ = (
+        "_clock_ns",
+        "_drawn",
+        "_hang_after_bytes",
+        "_held",
+        "_ignores_commands",
+        "_image_bytes",
+        "_is_out",
+        "_kernel",
+        "_network",
+        "_new_random",
+        "_spoils_downloads",
+        "_stream",
+        "_swapped",
+        "_twice",
+        "_uplink",
+        "_watch",
+        "clock",
+        "duplicates",
+        "half_open",
+        "is_clean",
+        "swaps",
+    )
+
     def __init__(
         self,
         kernel: Kernel,
@@ -54,9 +78,9 @@ class RunUplink:
         network: Network,
         watch: UnitLedger,
         clock_ns: Callable[[], int],
-        random: Callable[[], Random],
+        random: Callable[[str, str], Random],
     ) -> None:
-        """*clock_ns*: nanoseconds from the start of the run, for the ledger. *random* is asked once, by the first draw."""
+        """*clock_ns*: nanoseconds from the start of the run, for the ledger. *random*, of a unit and "network", is asked once, by the first draw."""
         self._kernel = kernel
         self._uplink = uplink
         self._network = network
@@ -88,7 +112,7 @@ class RunUplink:
     def _random(self) -> Random:
         # Most links never draw, and a generator is 2.9 kB.
         if self._drawn is None:
-            self._drawn = self._new_random()
+            self._drawn = self._new_random(str(self._watch.unit), "network")
         return self._drawn
 
     # -- what the run does -----------------------------------------------------------------------------------------------
@@ -253,6 +277,8 @@ class RunUplink:
 
 class _Stream:
     """One connection: listens to the uplink beneath, and keeps the order of what is delayed."""
+
+    __slots__ = ("_down_ns", "_frames", "_link", "_up_ns", "is_open", "is_up", "listener")
 
     def __init__(self, link: RunUplink, listener: StreamListener) -> None:
         self._link = link

@@ -215,6 +215,7 @@ class Run(JudgedRun):
                     heartbeat_period_ns=heartbeat_ns,
                     measure_period_ns=measure_ns,
                 )
+            random = partial(stream, seed)
             for unit in members:
                 link = RunUplink(
                     kernel,
@@ -222,7 +223,7 @@ class Run(JudgedRun):
                     network=network,
                     watch=self.ledger.units[unit],
                     clock_ns=self.now_ns,
-                    random=partial(stream, seed, str(unit), "network"),
+                    random=random,
                 )
                 modem = Modem(kernel, link, rate_bytes_per_s=max(1, round(network.rate_bytes_per_s)))
                 vehicle = self._vehicle(unit, group.city)
@@ -269,7 +270,7 @@ class Run(JudgedRun):
         progress: Callable[[int], object],
     ) -> None:
         """Build units of recorded vehicles."""
-        kernel = self.kernel
+        kernel, random = self.kernel, partial(stream, self.seed)
         for unit, vehicle in zip(self.ids, played.vehicles, strict=True):
             if not self._is_mine(unit):
                 continue
@@ -280,7 +281,7 @@ class Run(JudgedRun):
                 network=network,
                 watch=self.ledger.units[unit],
                 clock_ns=self.now_ns,
-                random=partial(stream, self.seed, str(unit), "network"),
+                random=random,
             )
             trace = LinkTrace(keeps_notes=False)
             built = RecordedUnit(

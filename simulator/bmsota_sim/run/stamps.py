@@ -38,11 +38,14 @@ _EPOCH_YEAR = 2000
 class WrongClock:
     """How far the clock of one unit is off."""
 
+    __slots__ = ("_jump_ns", "_ppm", "_sent", "_since_ns", "shifted")
+
     def __init__(self) -> None:
         self._jump_ns = 0
         self._ppm = 0.0
         self._since_ns = 0
-        self._sent: OrderedDict[tuple[int, bytes], bytes] = OrderedDict()
+        self._sent: OrderedDict[tuple[int, bytes], bytes] | None = None
+        """What is open; None until something is shifted, because hardly any clock is wrong."""
         self.shifted = 0
         """Frames that went out with a wrong time."""
 
@@ -72,6 +75,8 @@ class WrongClock:
         if wrong == right:
             return frame
         self.shifted += 1
+        if self._sent is None:
+            self._sent = OrderedDict()
         self._sent[frame[2], wrong] = right
         while len(self._sent) > _OPEN_MAX:
             self._sent.popitem(last=False)
@@ -79,6 +84,8 @@ class WrongClock:
 
     def restored(self, frame: bytes) -> bytes:
         """A whole frame of the platform: an answer to a shifted one gets the time that the unit knows."""
+        if self._sent is None:
+            return frame
         right = self._sent.get((frame[2], frame[HEADER_SIZE_BYTES : HEADER_SIZE_BYTES + TIME_SIZE_BYTES]))
         return frame if right is None else _with_time(frame, right)
 
