@@ -1,15 +1,17 @@
 """Reports of many vehicles of one series at once, byte for byte those of their masters (GB/T 32960.3, both editions).
 
 Strategy. What a report says of gear, switches and motors depends on five bits: ignition, driving, charging, ready, charged. These fields are taken
-from the reports of these states that `master_readings` and `report_bodies` make, once for a series. Only what changes from report to report is
-computed here: cells, probes and what follows from them, current, charge, distance and place. All of it are integers of the wire, so
-`encode_batch(raw=True)` rounds nothing again.
+from the reports of these states that `master_readings` and `report_bodies` make, once for a series: whole frames, of which each report begins
+as a copy. Only what changes from report to report is computed here and written over it: cells, probes and what follows from them, current,
+charge, distance and place, all of it integers of the wire.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -19,16 +21,13 @@ from bmsota.gbt32960 import (
     Command,
     Edition,
     Frame,
-    FrameColumns,
-    FrameGroup,
     MotorState,
     Report,
     beijing_time,
     decode_batch,
     encode,
-    encode_batch,
 )
-from bmsota.gbt32960._walk import Walk
+from bmsota.gbt32960._walk import TIME, VIN, VIN_SIZE, Walk
 from bmsota.master import PackValues, alarms_of_moment, report_bodies
 from bmsota_sim.columns.quantise import MISSING, degrees_in_report, rounded
 from bmsota_sim.devices.readings import PEDAL_W, RPM_PER_KMH, TORQUE_MAX_NM, master_readings
@@ -67,6 +66,8 @@ CHARGED: Final = 16
 """Its charge is over."""
 _STATES: Final = 32
 
+_WORD: Final = 8
+_CHINA_S: Final = 8 * 3600
 _ANY_TIME_NS: Final = 2**60
 _ABNORMAL: Final = 0xFFFE
 _INVALID: Final = 0xFFFF
@@ -151,24 +152,31 @@ class ReportColumns:
         self._profile = profile
         self._edition = edition
         made = [_frame(profile, state, edition) for state in range(_STATES)]
-        (group,) = decode_batch(made).groups
-        self._skeleton = group.skeleton
+        (group,) = decode_batch(made).groups  # One layout.
+        assert len(group) == len(made)
+        self._size = len(made[0])
+        # Whole words, so that the check byte is that of words. Behind the frames, and where their check bytes come, it is 0.
+        self._frames = np.zeros((_STATES, -(-self._size // _WORD) * _WORD), np.uint8)
+        self._frames[:, : self._size - 1] = [list(frame[:-1]) for frame in made]
+        slots = Walk(made[0]).slots
         self._of_state = {}
-        """Column of the wire -> its number in each state, or for a list that is always empty its type."""
-        for slot in Walk(made[0]).slots:
+        """Column of the wire -> its number in each state."""
+        self._places = {
+            slot.name: (slice(slot.at, slot.at + (slot.count or 1) * slot.row.size_bytes), f">u{slot.row.size_bytes}")
+            for slot in slots
+            if slot.count != 0
+        }
+        for slot in slots:
             size = slot.row.size_bytes
-            numbers = [int.from_bytes(frame[slot.at : slot.at + size], "big") for frame in made]
-            self._of_state[slot.name] = np.array([] if slot.count == 0 else numbers, f"u{size}")
+            if slot.count is None:
+                numbers = [int.from_bytes(frame[slot.at : slot.at + size], "big") for frame in made]
+                self._of_state[slot.name] = np.array(numbers, f"u{size}")
         self._has_positioning = profile.has_positioning
         self._limits = profile.alarm_limits
 
     def frames(self, rows: VehicleRows) -> list[bytes]:
         """The frame 0x02 of each row."""
-        count = len(rows.vin)
-        values = {
-            name: column[rows.state] if len(column) else np.zeros((count, 0), column.dtype)
-            for name, column in self._of_state.items()
-        }
+        values = _Values(self._of_state, rows.state)
         cells, probes = rows.cells, rows.probes
         charge = np.rint(np.clip(np.multiply(rows.soc, 100.0, dtype=np.float64), 0, 100))
         if self._edition is Edition.GBT2016:  # 2025 has no body for them.
@@ -196,16 +204,11 @@ class ReportColumns:
             # Table 15: bit 1 south, bit 2 west.
             values["position.status"] = ((latitude < 0) << 1 | (longitude < 0) << 2).astype(np.uint8)
             values["position.longitude_deg"], values["position.latitude_deg"] = np.abs(longitude), np.abs(latitude)
-        if self._edition is Edition.GBT2025:
-            return self._frames_2025(rows, values)
-        return self._encode(rows, values)
-
-    def _frames_2025(self, rows: VehicleRows, values: dict[str, Array]) -> list[bytes]:
-        """The edition of 2025 has fewer fields. It tells the level of each alarm, in a list: such reports are made one by one."""
-        kept = {name: column for name, column in values.items() if name in self._of_state}
-        frames = self._encode(rows, kept)
-        for row in np.flatnonzero(kept["alarms.flags"]).tolist():
-            frames[row] = self._frame_of(rows, row)
+        frames = self._encode(rows, values)
+        # The edition of 2025 tells the level of each alarm, in a list: such reports are made one by one.
+        if self._edition is Edition.GBT2025 and "alarms.flags" in values:
+            for row in np.flatnonzero(values["alarms.flags"]).tolist():
+                frames[row] = self._frame_of(rows, row)
         return frames
 
     def _frame_of(self, rows: VehicleRows, row: int) -> bytes:
@@ -228,21 +231,49 @@ class ReportColumns:
             alarms=None if rows.alarms is None else rows.alarms.get(row, {}),
         )
 
-    def _encode(self, rows: VehicleRows, values: dict[str, Array]) -> list[bytes]:
+    def _encode(self, rows: VehicleRows, values: _Values) -> list[bytes]:
         count = len(rows.vin)
-        group = FrameGroup(
-            edition=self._edition,
-            skeleton=self._skeleton,
-            index=np.arange(count),
-            command=np.full(count, int(Command.REALTIME_REPORT), np.uint8),
-            vin=rows.vin,
-            time=rows.time_s.view("datetime64[s]"),
-            values=values,
-        )
-        return encode_batch(FrameColumns(groups=(group,)), raw=True)
+        frames = self._frames[rows.state]
+        frames[:, VIN] = np.asarray(rows.vin, "S17").view(np.uint8).reshape(count, VIN_SIZE)
+        seconds, which = np.unique(rows.time_s, return_inverse=True)
+        frames[:, TIME] = np.array([_time_bytes(second) for second in seconds.tolist()], np.uint8)[which]
+        for name, column in values.items():
+            place = self._places.get(name)
+            if place is not None:  # 2025 has fewer fields.
+                frames[:, place[0]] = column.astype(place[1]).view(np.uint8).reshape(count, -1)
+        # The two start bytes are equal, and cancel each other.
+        check = np.bitwise_xor.reduce(frames.view(np.uint64), axis=1)
+        for bits in (32, 16, 8):
+            check ^= check >> np.uint64(bits)
+        frames[:, self._size - 1] = check.astype(np.uint8)
+        made: list[bytes] = np.ascontiguousarray(frames[:, : self._size]).view(f"V{self._size}")[:, 0].tolist()
+        return made
 
 
-def _put_extremes(values: dict[str, Array], cells: Array, probes: Array) -> None:
+class _Values(dict[str, Any]):
+    """The columns that were computed, by name; what is asked for before is that of the states."""
+
+    def __init__(self, of_state: dict[str, Array], state: Array) -> None:
+        super().__init__()
+        self._of_state, self._state = of_state, state
+
+    def __missing__(self, name: str) -> Array:
+        column: Array = self._of_state[name][self._state]
+        return column
+
+    def has_place(self, name: str) -> bool:
+        """Whether the edition has such a field."""
+        return name in self._of_state
+
+
+@lru_cache(maxsize=128)
+def _time_bytes(second: int) -> tuple[int, ...]:
+    """Second since the Unix epoch -> the time of the wire (table 5)."""
+    time = datetime.fromtimestamp(second + _CHINA_S, UTC)
+    return time.year - 2000, time.month, time.day, time.hour, time.minute, time.second
+
+
+def _put_extremes(values: _Values, cells: Array, probes: Array) -> None:
     """The first of the highest and lowest of the bus; all invalid if none is known."""
     every = np.arange(len(cells))
     for kind, what, of_bus, in_report, invalid in (
@@ -269,7 +300,7 @@ def _put_extremes(values: dict[str, Array], cells: Array, probes: Array) -> None
             values[f"extremes.{kind}_{end}_{unit}"] = value
 
 
-def _put_voltage(values: dict[str, Array], cells: Array) -> Array:
+def _put_voltage(values: _Values, cells: Array) -> Array:
     """The sum of the cells where all are known; return it in volts, NaN where it is not."""
     volts: Array = cells.sum(axis=1, dtype=np.int64) / 1_000.0
     is_part = cells.min(axis=1) == MISSING
@@ -282,8 +313,10 @@ def _put_voltage(values: dict[str, Array], cells: Array) -> Array:
     return volts
 
 
-def _put_known_alarms(values: dict[str, Array], alarms: Mapping[int, Mapping[AlarmFlag, int]]) -> None:
+def _put_known_alarms(values: _Values, alarms: Mapping[int, Mapping[AlarmFlag, int]]) -> None:
     """Of a watch; the templates have none."""
+    if not alarms:
+        return
     flags, level_max = values["alarms.flags"].copy(), values["alarms.level_max"].copy()
     for row, levels in alarms.items():
         known = {flag: min(level, _LEVEL_MAX) for flag, level in levels.items() if flag < _RESERVED_IN_2016}
@@ -292,7 +325,7 @@ def _put_known_alarms(values: dict[str, Array], alarms: Mapping[int, Mapping[Ala
 
 
 def _put_alarms(
-    values: dict[str, Array], cells: Array, probes: Array, charge: Array, current_a: Array, limits: AlarmLimits
+    values: _Values, cells: Array, probes: Array, charge: Array, current_a: Array, limits: AlarmLimits
 ) -> None:
     """Alarms of the moment, by what is known (`bmsota.master`, `alarms_of_moment`): a master's watch lets them come and go a few seconds later."""
     highest, lowest = cells.max(axis=1).astype(np.int64), cells.min(axis=1).astype(np.int64)
@@ -325,7 +358,7 @@ def _put_alarms(
     values["alarms.level_max"], values["alarms.flags"] = level_max, flags
 
 
-def _put_motion(values: dict[str, Array], of_state: dict[str, Array], speed_kmh: Array, power_w: Array) -> None:
+def _put_motion(values: _Values, of_state: dict[str, Array], speed_kmh: Array, power_w: Array) -> None:
     """What `master_readings` says of a vehicle that drives by a cycle. Offsets differ by edition: one that stands has them."""
     rows = np.flatnonzero(speed_kmh > 0)  # Written so that NaN is not.
     if not len(rows):
@@ -344,9 +377,10 @@ def _put_motion(values: dict[str, Array], of_state: dict[str, Array], speed_kmh:
         "drive_motors.1.torque_nm": torque + of_state["drive_motors.1.torque_nm"][IGNITION_ON],
     }
     for name, column in changed.items():
-        if name in values:  # 2025 has no pedals.
-            values[name] = values[name].copy()
-            values[name][rows] = column
+        if values.has_place(name):  # 2025 has no pedals.
+            whole = values[name].copy()
+            whole[rows] = column
+            values[name] = whole
 
 
 def _above(values: Array, limits: tuple[float | None, ...], steps: int, count: int = 1) -> Array:
