@@ -8,6 +8,9 @@ whole run, boot and logins included; `driving` is the share of unit-seconds in s
 `memory fleet` is the difference of resident memory between a process before it makes 10,000 units and with all of them connected and
 reporting for ten minutes, by unit; it is measured in a process of its own. `physics` is steps of 30 s of 1,000 packs.
 
+`run daily` is what `bmsota-sim run daily --virtual` does with 500 vehicles (the packaged scenario: two editions, trips, latency and jitter, the
+ledger, alarms): reports per CPU-second, from the end of the ramp-up on, at 08:05 in the morning.
+
 `virtual full` is 1,000 F7 at full fidelity, each with its internal bus, against sessions of the library: unit-seconds per CPU-second, boot not included.
 Its baseline is commit 231c49c on the same load, run in the same minute from a tree of its own (`_fleet_before`; not printed where there is no such commit).
 `virtual full: growth` is what a unit costs among 1,000 by what it costs among 100. `memory full` is as `memory fleet`, of 200 units after a minute. `start`
@@ -31,10 +34,15 @@ from tempfile import TemporaryDirectory
 from bmsota_sim.columns import ColumnFleet, ColumnUnit
 from bmsota_sim.fleet import Fleet, virtual_fleet
 from bmsota_sim.identity import vin
+from bmsota_sim.kernel import SECOND, Kernel
 from bmsota_sim.physics import NMC, PackDesign, Packs
 from bmsota_sim.profiles import PROFILES
+from bmsota_sim.run.check import check
+from bmsota_sim.run.runner import Run
+from bmsota_sim.run.scenario import packaged_text
 from bmsota_sim.scenario import Scenario
 from bmsota_sim.session_platform import SessionPlatform
+from bmsota_sim.virtual import VIRTUAL_START_NS, MemoryUplink
 
 from benchmarks._figures import Figure, print_figures
 
@@ -83,6 +91,20 @@ def virtual(name: str, count: int, seconds: int, *, driving_pct: int) -> list[Fi
         Figure(f"{name}: heartbeats", counts.heartbeats, "frames"),
         Figure(f"{name}: driving", round(share, 2), "% of unit-seconds"),
     ]
+
+
+def run_daily(count: int, seconds: int) -> Figure:
+    """Everything of `bmsota-sim run daily --virtual` but its screen."""
+    kernel, platform = Kernel(VIRTUAL_START_NS), SessionPlatform(decodes_behind=True)
+    scenario = check(packaged_text("daily").encode(), "daily", 1, count=count).scenario
+    run = Run(scenario, 1, kernel=kernel, uplink=lambda _index: MemoryUplink(kernel, platform, delay_ns=0))
+    run.start()
+    kernel.run_until(run.start_ns + 300 * SECOND)
+    platform.decode()
+    begun, start = platform.decoded, time.process_time()
+    kernel.run_until(kernel.now_ns + seconds * SECOND)
+    platform.decode()
+    return Figure("run daily", round((platform.decoded - begun) / (time.process_time() - start), 1), "reports/CPU-s")
 
 
 def resident_bytes() -> int:
@@ -199,6 +221,7 @@ def figures(*, is_quick: bool = False) -> list[Figure]:
     count, seconds = (20, 300) if is_quick else (1000, DAY_S)
     found = virtual("virtual fleet", count, seconds, driving_pct=DRIVING_PCT)
     found += virtual("virtual fleet, standing", count, seconds, driving_pct=0)
+    found.append(run_daily(20, 60) if is_quick else run_daily(500, 1800))
     many, few = (200, 2) if is_quick else (10_000, 200)
     found.append(Figure("memory fleet", round(alone(f"memory({many})") / 1000, 2), "kB/unit"))
     found.append(Figure("memory full", round(alone(f"memory_full({few})") / 1000, 1), "kB/unit"))

@@ -95,18 +95,23 @@ class _Connection:
         self._link = platform.open_link(self._woken)
         self._timer: Timer | None = None
         self._link_open = True
+        self._is_up = False
         kernel.call_in(delay_ns, self._open)
 
     def _open(self) -> None:
         if not self._link_open:
             return
         self._link.connected(self._kernel.now_ns)
+        self._is_up = True
         if self._listener is not None:
             self._listener.stream_opened()
         self._pump()
 
     def send(self, data: bytes) -> None:
-        self._kernel.call_in(self._delay_ns, self._receive, data)
+        if self._delay_ns or not self._is_up:
+            self._kernel.call_in(self._delay_ns, self._receive, data)
+        else:
+            self._receive(data)  # Its answer comes later: who sends is never called back here.
 
     def close(self) -> None:
         """The unit closes, or its power is gone: the platform learns it a delay later."""
@@ -132,6 +137,10 @@ class _Connection:
     def _woken(self) -> None:
         self._kernel.call_soon(self._timeout)
 
+    def _due(self) -> None:
+        self._timer = None
+        self._timeout()
+
     def _timeout(self) -> None:
         if self._link_open:
             self._link.handle_timeout(self._kernel.now_ns)
@@ -145,10 +154,12 @@ class _Connection:
             self._close_link()
             self._kernel.call_in(self._delay_ns, self._closed)
             return
-        if self._timer is not None:
-            self._timer.cancel()
         due = self._link.next_timeout()
-        self._timer = None if due is None else self._kernel.call_at(due, self._timeout)
+        # A timer that comes too early is set anew then: with each report the deadline moves, and never comes.
+        if due is not None and (self._timer is None or due < self._timer.when_ns):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._kernel.call_at(due, self._due)
 
     def _deliver(self, data: bytes) -> None:
         if self._listener is not None:

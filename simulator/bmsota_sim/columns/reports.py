@@ -1,15 +1,17 @@
 """Reports of many vehicles of one series at once, byte for byte those of their masters (GB/T 32960.3, both editions).
 
 Strategy. What a report says of gear, switches and motors depends on five bits: ignition, driving, charging, ready, charged. These fields are taken
-from the reports of these states that `master_readings` and `report_bodies` make, once for a series. Only what changes from report to report is
-computed here: cells, probes and what follows from them, current, charge, distance and place. All of it are integers of the wire, so
-`encode_batch(raw=True)` rounds nothing again.
+from the reports of these states that `master_readings` and `report_bodies` make, once for a series: whole frames, of which each report begins
+as a copy. Only what changes from report to report is computed here and written over it: cells, probes and what follows from them, current,
+charge, distance and place, all of it integers of the wire.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -19,17 +21,14 @@ from bmsota.gbt32960 import (
     Command,
     Edition,
     Frame,
-    FrameColumns,
-    FrameGroup,
     MotorState,
     Report,
     VehicleState,
     beijing_time,
     decode_batch,
     encode,
-    encode_batch,
 )
-from bmsota.gbt32960._walk import Walk
+from bmsota.gbt32960._walk import TIME, VIN, VIN_SIZE, Walk
 from bmsota.master import PackValues, alarms_of_moment, report_bodies
 from bmsota_sim.columns.quantise import MISSING, degrees_in_report, rounded
 from bmsota_sim.devices.readings import PEDAL_W, RPM_PER_KMH, TORQUE_MAX_NM, master_readings
@@ -69,6 +68,8 @@ CHARGED: Final = 16
 """Its charge is over."""
 _STATES: Final = 32
 
+_WORD: Final = 8
+_CHINA_S: Final = 8 * 3600
 _ANY_TIME_NS: Final = 2**60
 _ABNORMAL: Final = 0xFFFE
 _INVALID: Final = 0xFFFF
@@ -151,24 +152,57 @@ def pack_values_of(cells: Array, probes: Array) -> PackValues:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """The states whose reports have the same bodies."""
+    """The states whose reports have the same bodies in the same order, and these reports."""
 
-    skeleton: bytes
+    size: int
+    """Of a frame, in bytes."""
+    frames: Array
+    """uint8 (states, bytes): the report of each state, in whole words, so that the check byte is that of words. Behind the frames, and where
+    their check bytes come, it is 0."""
+    places: dict[str, tuple[slice, str]]
+    """Column of the wire -> the bytes it has in a frame, and its type there."""
     of_state: dict[str, Array]
-    """Column of the wire -> its number in each state, or for a list that is always empty its type."""
+    """Column of the wire, unless it is a list -> its number in each state."""
 
     @classmethod
-    def of(cls, skeleton: bytes, made: dict[int, bytes]) -> _Layout:
+    def of(cls, made: dict[int, bytes]) -> _Layout:
         """Of the states and their reports in *made*."""
-        of_state = {}
-        for slot in Walk(next(iter(made.values()))).slots:
-            size = slot.row.size_bytes
-            column = np.zeros(0 if slot.count == 0 else _STATES, f"u{size}")
+        first = next(iter(made.values()))
+        size = len(first)
+        frames = np.zeros((_STATES, -(-size // _WORD) * _WORD), np.uint8)
+        for state, frame in made.items():
+            frames[state, : size - 1] = list(frame[:-1])
+        places, of_state = {}, {}
+        for slot in Walk(first).slots:
+            bytes_each = slot.row.size_bytes
             if slot.count != 0:
+                place = slice(slot.at, slot.at + (slot.count or 1) * bytes_each)
+                places[slot.name] = place, f">u{bytes_each}"
+            if slot.count is None:
+                column = np.zeros(_STATES, f"u{bytes_each}")
                 for state, frame in made.items():
-                    column[state] = int.from_bytes(frame[slot.at : slot.at + size], "big")
-            of_state[slot.name] = column
-        return cls(skeleton, of_state)
+                    column[state] = int.from_bytes(frame[slot.at : slot.at + bytes_each], "big")
+                of_state[slot.name] = column
+        return cls(size, frames, places, of_state)
+
+    def filled(self, rows: VehicleRows, values: _Values) -> list[bytes]:
+        """The report of each row's state, with the *values* written over it."""
+        count = len(rows.vin)
+        frames = self.frames[rows.state]
+        frames[:, VIN] = np.asarray(rows.vin, "S17").view(np.uint8).reshape(count, VIN_SIZE)
+        seconds, which = np.unique(rows.time_s, return_inverse=True)
+        frames[:, TIME] = np.array([_time_bytes(second) for second in seconds.tolist()], np.uint8)[which]
+        for name, column in values.items():
+            place = self.places.get(name)
+            if place is not None:  # 2025 has fewer fields, and a vehicle that is off may have no motors.
+                frames[:, place[0]] = column.astype(place[1]).view(np.uint8).reshape(count, -1)
+        # The two start bytes are equal, and cancel each other.
+        check = np.bitwise_xor.reduce(frames.view(np.uint64), axis=1)
+        for bits in (32, 16, 8):
+            check ^= check >> np.uint64(bits)
+        frames[:, self.size - 1] = check.astype(np.uint8)
+        made: list[bytes] = np.ascontiguousarray(frames[:, : self.size]).view(f"V{self.size}")[:, 0].tolist()
+        return made
 
 
 class ReportColumns:
@@ -182,7 +216,7 @@ class ReportColumns:
         self._layout_of = np.zeros(_STATES, np.intp)
         """State -> which layout."""
         for number, group in enumerate(decode_batch(made).groups):
-            self._layouts.append(_Layout.of(group.skeleton, {state: made[state] for state in group.index.tolist()}))
+            self._layouts.append(_Layout.of({state: made[state] for state in group.index.tolist()}))
             self._layout_of[group.index] = number
         started = self._layouts[self._layout_of[IGNITION_ON]]
         self._zero_a = int(started.of_state["vehicle_data.total_current_a"][IGNITION_ON])
@@ -210,12 +244,8 @@ class ReportColumns:
         return made
 
     def _frames_of(self, layout: _Layout, rows: VehicleRows) -> list[bytes]:
-        count = len(rows.vin)
-        of_state, habits = layout.of_state, self._profile.habits
-        values = {
-            name: column[rows.state] if len(column) else np.zeros((count, 0), column.dtype)
-            for name, column in of_state.items()
-        }
+        habits = self._profile.habits
+        values = _Values(layout.of_state, rows.state)
         cells, probes = rows.cells, rows.probes
         charge = np.rint(np.clip(np.multiply(rows.soc, 100.0, dtype=np.float64), 0, 100))
         if self._edition is Edition.GBT2016:  # 2025 has no body for them.
@@ -244,22 +274,22 @@ class ReportColumns:
         values["cell_voltages.1.cell_voltages_v"] = volts_told
         values["probe_temperatures.1.temperatures_c"] = degrees_told
         if rows.speed_kmh is not None:
-            _put_motion(values, of_state, rows.speed_kmh, rows.power_w)
+            _put_motion(values, layout.of_state, rows.speed_kmh, rows.power_w)
         if self._has_positioning:
             longitude, latitude = rounded(rows.longitude_deg, 6), rounded(rows.latitude_deg, 6)
             # Table 15: bit 1 south, bit 2 west.
             values["position.status"] = ((latitude < 0) << 1 | (longitude < 0) << 2).astype(np.uint8)
             values["position.longitude_deg"], values["position.latitude_deg"] = np.abs(longitude), np.abs(latitude)
-        # The edition of 2025 has fewer fields, and a vehicle that is off may have no motors.
-        kept = {name: column for name, column in values.items() if name in of_state}
-        frames = self._encode(layout, rows, kept)
+        frames = layout.filled(rows, values)
         if self._edition is Edition.GBT2025:
             # It tells the level of each alarm, in a list: such reports are made one by one.
-            has_alarms = kept["alarms.flags"] != 0
             if rows.alarms is None:
                 # And it has alarms that 2016 does not know: of the motors' current and of a thermal event.
-                has_alarms |= (np.abs(rows.current_a) > _MOTOR_A) | (probes.max(axis=1) > _HOT)
-            for row in np.flatnonzero(has_alarms).tolist():
+                may_be_new = (np.abs(rows.current_a) > _MOTOR_A) | (probes.max(axis=1) > _HOT)
+                with_alarms = np.flatnonzero((values["alarms.flags"] != 0) | may_be_new).tolist()
+            else:
+                with_alarms = [row for row, levels in rows.alarms.items() if levels]
+            for row in with_alarms:
                 frames[row] = self._frame_of(rows, row)
         return frames
 
@@ -283,19 +313,6 @@ class ReportColumns:
             alarms=None if rows.alarms is None else rows.alarms.get(row, {}),
         )
 
-    def _encode(self, layout: _Layout, rows: VehicleRows, values: dict[str, Array]) -> list[bytes]:
-        count = len(rows.vin)
-        group = FrameGroup(
-            edition=self._edition,
-            skeleton=layout.skeleton,
-            index=np.arange(count),
-            command=np.full(count, int(Command.REALTIME_REPORT), np.uint8),
-            vin=rows.vin,
-            time=rows.time_s.view("datetime64[s]"),
-            values=values,
-        )
-        return encode_batch(FrameColumns(groups=(group,)), raw=True)
-
 
 def _taken(rows: VehicleRows, places: Array) -> VehicleRows:
     """Some of the *rows*, in their order."""
@@ -310,7 +327,30 @@ def _taken(rows: VehicleRows, places: Array) -> VehicleRows:
     return VehicleRows(**columns, alarms=alarms)
 
 
-def _put_extremes(values: dict[str, Array], cells: Array, probes: Array) -> None:
+class _Values(dict[str, Any]):
+    """The columns that were computed, by name; what is asked for before is that of the states."""
+
+    def __init__(self, of_state: dict[str, Array], state: Array) -> None:
+        super().__init__()
+        self._of_state, self._state = of_state, state
+
+    def __missing__(self, name: str) -> Array:
+        column: Array = self._of_state[name][self._state]
+        return column
+
+    def has_place(self, name: str) -> bool:
+        """Whether the edition has such a field."""
+        return name in self._of_state
+
+
+@lru_cache(maxsize=128)
+def _time_bytes(second: int) -> tuple[int, ...]:
+    """Second since the Unix epoch -> the time of the wire (table 5)."""
+    time = datetime.fromtimestamp(second + _CHINA_S, UTC)
+    return time.year - 2000, time.month, time.day, time.hour, time.minute, time.second
+
+
+def _put_extremes(values: _Values, cells: Array, probes: Array) -> None:
     """The first of the highest and lowest of the bus; all invalid if none is known."""
     every = np.arange(len(cells))
     for kind, what, of_bus, in_report, invalid in (
@@ -337,7 +377,7 @@ def _put_extremes(values: dict[str, Array], cells: Array, probes: Array) -> None
             values[f"extremes.{kind}_{end}_{unit}"] = value
 
 
-def _put_voltage(values: dict[str, Array], cells: Array) -> Array:
+def _put_voltage(values: _Values, cells: Array) -> Array:
     """The sum of the cells where all are known; return it in volts, NaN where it is not."""
     volts: Array = cells.sum(axis=1, dtype=np.int64) / 1_000.0
     is_part = cells.min(axis=1) == MISSING
@@ -350,8 +390,10 @@ def _put_voltage(values: dict[str, Array], cells: Array) -> Array:
     return volts
 
 
-def _put_known_alarms(values: dict[str, Array], alarms: Mapping[int, Mapping[AlarmFlag, int]]) -> None:
+def _put_known_alarms(values: _Values, alarms: Mapping[int, Mapping[AlarmFlag, int]]) -> None:
     """Of a watch; the templates have none."""
+    if not alarms:
+        return
     flags, level_max = values["alarms.flags"].copy(), values["alarms.level_max"].copy()
     for row, levels in alarms.items():
         known = {flag: min(level, _LEVEL_MAX) for flag, level in levels.items() if flag < _RESERVED_IN_2016}
@@ -360,7 +402,7 @@ def _put_known_alarms(values: dict[str, Array], alarms: Mapping[int, Mapping[Ala
 
 
 def _put_alarms(
-    values: dict[str, Array], cells: Array, probes: Array, charge: Array, current_a: Array, limits: AlarmLimits
+    values: _Values, cells: Array, probes: Array, charge: Array, current_a: Array, limits: AlarmLimits
 ) -> None:
     """Alarms of the moment, by what is known (`bmsota.master`, `alarms_of_moment`): a master's watch lets them come and go a few seconds later."""
     highest, lowest = cells.max(axis=1).astype(np.int64), cells.min(axis=1).astype(np.int64)
@@ -393,7 +435,7 @@ def _put_alarms(
     values["alarms.level_max"], values["alarms.flags"] = level_max, flags
 
 
-def _put_motion(values: dict[str, Array], of_state: dict[str, Array], speed_kmh: Array, power_w: Array) -> None:
+def _put_motion(values: _Values, of_state: dict[str, Array], speed_kmh: Array, power_w: Array) -> None:
     """What `master_readings` says of a vehicle that drives by a cycle. Offsets differ by edition: one that stands has them."""
     rows = np.flatnonzero(speed_kmh > 0)  # Written so that NaN is not.
     if not len(rows):
@@ -412,9 +454,10 @@ def _put_motion(values: dict[str, Array], of_state: dict[str, Array], speed_kmh:
         "drive_motors.1.torque_nm": torque + of_state["drive_motors.1.torque_nm"][IGNITION_ON],
     }
     for name, column in changed.items():
-        if name in values:  # 2025 has no pedals.
-            values[name] = values[name].copy()
-            values[name][rows] = column
+        if values.has_place(name):  # 2025 has no pedals.
+            whole = values[name].copy()
+            whole[rows] = column
+            values[name] = whole
 
 
 def _above(values: Array, limits: tuple[float | None, ...], steps: int, count: int = 1) -> Array:

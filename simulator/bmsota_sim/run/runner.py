@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING
 
 from bmsota.gbt32960 import Edition
@@ -551,9 +551,17 @@ class Run(JudgedRun):
     def sample(self) -> None:
         """Bring the counters that the units keep themselves up to date."""
         column = COUNTERS.index("can_frames")
-        for unit_id, unit in self.units.items():
-            if isinstance(unit.unit, FullUnit):  # Others have no bus.
-                self.ledger.counts[self.ledger.units[unit_id].row, column] = unit.unit.figures.can_frames
+        for row, unit in self._with_bus:
+            self.ledger.counts[row, column] = unit.figures.can_frames
+
+    @cached_property
+    def _with_bus(self) -> tuple[tuple[int, FullUnit], ...]:
+        """The units with an internal bus, and their rows in the ledger."""
+        return tuple(
+            (self.ledger.units[unit_id].row, unit.unit)
+            for unit_id, unit in self.units.items()
+            if isinstance(unit.unit, FullUnit)
+        )
 
     def _mark(self, at_ns: int) -> None:
         self.sample()
