@@ -450,14 +450,15 @@ def create_account(
         # No key is needed for this, and none is made.
         cloud = build_cloud(keys=_no_keys(), data_dir=data, database_url=database)
         try:
-            cloud.services.accounts.create(
+            account = cloud.services.accounts.create(
                 name=name, email=email, role=role, password=password, scope=_scope(project, customer), now=wall_clock()
             )
         finally:
             cloud.close()
     except (BmsotaError, OSError) as error:
         _refuse(error)
-    typer.echo(f"created {name} ({role})")
+    sees = "" if account.scope.is_everything else f", sees {account.scope}"
+    typer.echo(f"created {name} ({role}){sees}")
 
 
 @vehicle_app.command("import")

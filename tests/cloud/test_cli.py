@@ -62,9 +62,29 @@ def test_an_account_is_created_once(run):
 
 
 @pytest.mark.slow
+def test_an_account_is_created_with_its_scope(run):
+    words = (
+        "create-account",
+        "olga",
+        "o@example.org",
+        "--role",
+        "operator",
+        "--project",
+        "Hills",
+        "--project",
+        "Harbour",
+    )
+    result = run(*words, "--data", "d")
+    assert (result.exit_code, result.output) == (0, "created olga (operator), sees projects Harbour, Hills\n")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
+        (("create-account", "cleo", "c@d.e", "--role", "customer", "--customer", "Port"), 1, "no customer 'Port'"),
+        (("create-account", "cleo", "c@d.e", "--role", "customer"), 1, "sees the vehicles of one customer"),
+        (("create-account", "carol", "c@d.e", "--customer", "Port", "--project", "p"), 1, "sees the vehicles of one"),
         (("create-account", "Carol", "carol@example.org"), 1, "name: expected "),
         (("create-account", "carol", "nowhere"), 1, "expected a mail address"),
         (("create-account", "carol", "c@d", "--data", "file"), 1, "bmsota-cloud:"),

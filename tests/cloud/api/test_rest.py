@@ -221,7 +221,7 @@ def _everything(world):
     every = PageRequest(1, 500)
     with world.cloud.store.reading() as work:
         return (
-            work.vehicles.page(every, VehicleFilter(), world.services.presence.lease_check),
+            work.vehicles.page(every, VehicleFilter(), world.services.presence.lease_check, Scope()),
             work.releases.page(every),
             work.ota_tasks.page(every, Scope()),
             work.ota_tasks.upgrades(1),

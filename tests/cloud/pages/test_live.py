@@ -6,6 +6,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from bmsota_cloud.domain.accounts import Scope, ScopeKind
 from bmsota_cloud.pages import live as live_module
 from bmsota_cloud.services import live as feed_module
 from starlette.websockets import WebSocketDisconnect
@@ -77,6 +78,36 @@ def test_who_is_logged_out_hears_no_more(fleet, visit, vin, monkeypatch):
         # Ticks that were on their way already may still arrive.
         messages = (socket.receive() for _ in range(100))
         assert next(message["code"] for message in messages if message["type"] == "websocket.close") == 4401
+
+
+def busy_until_closed(fleet, vin, socket):
+    """Something changes whenever the page has been told of the last change; the code it is closed with."""
+    for _ in range(2000):
+        fleet.services.live.publish(f"vehicle:{vin}", {"kind": "nodes"})
+        message = socket.receive()
+        if message["type"] == "websocket.close":
+            return message["code"]
+    raise AssertionError("the page went on")
+
+
+def test_who_is_logged_out_hears_no_more_of_a_busy_vehicle(fleet, visit, vin, monkeypatch):
+    """Who looks is asked again also while there is always something to tell."""
+    monkeypatch.setattr(live_module, "_TICK_S", 0.2)
+    vera = visit("vera")
+    csrf = vera.csrf()
+    with vera.live(f"/live/vehicles/{vin}") as socket:
+        assert socket.receive_json()["kind"] == "parts"
+        vera.post("/logout", csrf=csrf)
+        assert busy_until_closed(fleet, vin, socket) == 4401
+
+
+def test_a_page_ends_when_its_account_does_not_see_the_vehicle_any_more(fleet, visit, vin, monkeypatch):
+    monkeypatch.setattr(live_module, "_TICK_S", 0.2)
+    with visit("vera").live(f"/live/vehicles/{vin}") as socket:
+        assert socket.receive_json()["kind"] == "parts"
+        elsewhere = Scope(kind=ScopeKind.PROJECTS, projects=("Elsewhere",))
+        fleet.services.accounts.change("vera", scope=elsewhere, by=fleet.people["adam"], now=fleet.now)
+        assert busy_until_closed(fleet, vin, socket) == 4404
 
 
 def test_nothing_is_kept_for_a_page_that_has_gone(fleet, visit, vin):

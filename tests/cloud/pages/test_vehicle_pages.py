@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from bmsota_cloud.domain.accounts import Role, Scope, ScopeKind
 from bmsota_cloud.domain.errors import InvalidInputError
 
 from bmsota.gbt32960 import Alarms, LocalUpgradeOutcome, Position, Sentinel
@@ -315,6 +316,25 @@ def test_a_long_history_has_pages(fleet, visit, words, tell_field_upgrade):
     assert f'<a rel="next" href="{path}/upgrades?page=2">' in first
     assert words(second).count("CAN unknown tool") == 3
     assert "This page is empty." in words(vera.see(f"{path}/upgrades?page=9"))
+
+
+def test_a_customer_s_pages_lead_to_nothing_that_is_not_for_customers(fleet, visit):
+    """No link to tasks and projects, neither in the menu nor in the history of the vehicle, whose upgrade is there."""
+    adam, now = fleet.people["adam"], fleet.now
+    fleet.upload()
+    fleet.create(1)
+    fleet.services.customers.create("Port", by=adam, now=now)
+    fleet.services.customers.assign("Port", [fleet.vin(1)], by=adam, now=now)
+    scope = Scope(kind=ScopeKind.CUSTOMER, customer="Port")
+    fleet.services.accounts.create(
+        name="cleo", email="c@example.org", role=Role.CUSTOMER, password="correct horse battery", scope=scope, now=now
+    )
+    cleo, vera = visit("cleo"), visit("vera")
+    for path in ("/vehicles", f"/vehicles/{fleet.vin(1)}/real-time", f"/vehicles/{fleet.vin(1)}/upgrades"):
+        links = set(re.findall(r'href="([^"]+)"', cleo.see(path)))
+        assert not [link for link in links if link.startswith(("/ota", "/projects", "/refusals"))]
+        assert "/ota/tasks" in re.findall(r'href="([^"]+)"', vera.see(path))
+    assert "OTA-1" in cleo.see(f"/vehicles/{fleet.vin(1)}/upgrades")
 
 
 def test_a_vehicle_without_upgrades_says_so(fleet, visit, words):
