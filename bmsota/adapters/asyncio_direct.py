@@ -250,7 +250,8 @@ class DirectConnection(asyncio.BufferedProtocol):
         """Send what the link has to send."""
         if self._link is not None and self._transport is not None and (data := self._link.data_to_send()):
             self._transport.write(data)
-        self._end_if_answered()
+        if self._is_over:
+            self._end_if_answered()
 
     def listen(self) -> None:
         """Read, or do not, as the door and the peer allow."""
@@ -395,7 +396,7 @@ class DirectConnection(asyncio.BufferedProtocol):
             self._fail()
 
     def _end_if_answered(self) -> None:
-        if self._is_over and self._link is not None and not getattr(self._link, "is_answering", False):
+        if self._link is not None and not getattr(self._link, "is_answering", False):
             self.end()
 
     def _stop_reading(self) -> None:
@@ -410,7 +411,8 @@ class DirectConnection(asyncio.BufferedProtocol):
         if link.is_closing:
             self.end()
             return
-        self._end_if_answered()
+        if self._is_over:
+            self._end_if_answered()
         if due_ns is None or (self._timer is not None and self._due_ns <= due_ns):
             return
         if self._timer is not None:

@@ -162,9 +162,10 @@ class GatewayLink:
         self._take_events(now_ns)
 
     def receive_data(self, data: bytes, now_ns: int) -> None:
-        is_open = not self.vin and self._forwarded is None
-        if self._vin_finder is not None and is_open and (vin := self._vin_finder.take(data)) is not None:
-            self._use_key(vin)
+        if self._vin_finder is not None and not self.vin and self._forwarded is None:
+            vin = self._vin_finder.take(data)
+            if vin is not None:
+                self._use_key(vin)
         self._session.receive_data(data, now_ns)
         self._take_events(now_ns)
 

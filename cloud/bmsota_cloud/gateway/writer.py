@@ -62,6 +62,8 @@ _LOGGED_KINDS_MAX = 100
 
 Done: TypeAlias = "Callable[[], Callable[[], object] | None]"
 """Called when a report is committed and synced. What it returns is called once, behind all the others of its batch."""
+_Waiting: TypeAlias = "tuple[StoredFrame, Done | None, int]"
+"""A report, its `Done`, and its size in the queue."""
 
 
 class ReportWriter:
@@ -87,7 +89,7 @@ class ReportWriter:
         self.size_bytes_peak = 0
         self.commit_s = 0.0
         """How long the last batch took to be committed."""
-        self._queue: deque[tuple[StoredFrame, Done | None]] = deque()
+        self._queue: deque[_Waiting] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: Thread | None = None
         self._has_work = Event()
@@ -119,8 +121,9 @@ class ReportWriter:
 
     def put(self, frame: StoredFrame, done: Done | None) -> None:
         """Take a frame. *done* is called when it is committed and synced, here or before. Never blocks, and never refuses."""
-        self._queue.append((frame, done))
-        self.size_bytes += _size_bytes(frame)
+        size_bytes = _size_bytes(frame)
+        self._queue.append((frame, done, size_bytes))
+        self.size_bytes += size_bytes
         if not self._has_work.is_set():
             self._has_work.set()
         if self.size_bytes >= self._size_bytes_max and not self._is_full:
@@ -145,11 +148,11 @@ class ReportWriter:
             _LOG.error("%d reports could not be stored before the end", len(self._queue))
         return not self._queue
 
-    def _committed(self, batch: Sequence[tuple[StoredFrame, Done | None]], size_bytes: int) -> None:
+    def _committed(self, batch: Sequence[_Waiting], size_bytes: int) -> None:
         self.size_bytes_peak = max(self.size_bytes_peak, self.size_bytes)
         self.size_bytes -= size_bytes
         behind: dict[Callable[[], object], None] = {}
-        for _, done in batch:
+        for _, done, _ in batch:
             if done is not None:
                 try:
                     if (last := done()) is not None:
@@ -189,12 +192,12 @@ class ReportWriter:
                 # Of the last batches, the later ones more.
                 rate_hz = (rate_hz + len(batch) / max(now_s - began_s, 1e-3)) / 2
                 began_s = now_s
-                is_new = self._keep([frame for frame, _ in batch])
+                is_new = self._keep([frame for frame, _, _ in batch])
                 if is_new is None:
                     self._queue.extendleft(reversed(batch))
                     return
                 self.commit_s = time.monotonic() - now_s
-                fresh += [frame for (frame, _), new in zip(batch, is_new, strict=True) if new]
+                fresh += [frame for (frame, _, _), new in zip(batch, is_new, strict=True) if new]
                 self._counters.add("report_repeated", is_new.count(False))
                 assert self._loop is not None
                 # The loop may be closed when a test ends without `stop`.
@@ -208,14 +211,14 @@ class ReportWriter:
             if is_last:
                 return
 
-    def _take(self) -> tuple[list[tuple[StoredFrame, Done | None]], int]:
-        batch: list[tuple[StoredFrame, Done | None]] = []
+    def _take(self) -> tuple[list[_Waiting], int]:
+        batch: list[_Waiting] = []
         size_bytes = 0
         queue = self._queue
         while queue and len(batch) < _BATCH_FRAMES_MAX and size_bytes < _BATCH_SIZE_BYTES_MAX:
             item = queue.popleft()
             batch.append(item)
-            size_bytes += _size_bytes(item[0])
+            size_bytes += item[2]
         return batch, size_bytes
 
     def _keep(self, frames: Sequence[StoredFrame]) -> list[bool] | None:

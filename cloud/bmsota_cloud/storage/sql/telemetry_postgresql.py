@@ -197,7 +197,8 @@ class PostgresqlFrames:
 
     async def _append(self, frames: Sequence[StoredFrame]) -> list[bool]:
         is_new = [True] * len(frames)
-        await self._number({frame.vin for frame in frames} - self._numbers.keys())
+        if missing := {frame.vin for frame in frames if frame.vin not in self._numbers}:
+            await self._number(missing)
         parts = self._parts(frames)
         if any(table not in self._days for table in parts):
             # Another process may have made such a day, compacted or dropped it.
@@ -224,8 +225,16 @@ class PostgresqlFrames:
 
     def _parts(self, frames: Sequence[StoredFrame]) -> dict[str, list[int]]:
         parts: dict[str, list[int]] = {}
+        days: dict[int, list[int]] = {}
         for place, frame in enumerate(frames):
-            parts.setdefault(self._table_of(frame), []).append(place)
+            day = frame.reported_at_s // _DAY_S
+            # Nearly always all of them are of one day, which has a table already.
+            if not frame.is_time_plausible or (found := days.get(day)) is None:
+                table = self._table_of(frame)
+                found = parts.setdefault(table, [])
+                if table in self._days:
+                    days[day] = found
+            found.append(place)
         return parts
 
     def _has_day(self, frame: StoredFrame) -> bool:
@@ -326,8 +335,6 @@ class PostgresqlFrames:
         return bool(await self._connection.fetchval(sql, *key) == arrival)
 
     async def _number(self, vins: set[str]) -> None:
-        if not vins:
-            return
         names = sorted(vins)
         await self._connection.execute(
             "INSERT INTO frame_vehicle (vin) SELECT * FROM unnest($1::text[]) ON CONFLICT DO NOTHING", names
