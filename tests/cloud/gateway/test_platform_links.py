@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -170,6 +172,57 @@ def test_a_link_that_breaks_takes_its_vehicles_along(play):
         await peer.until(lambda: not peer.online())
 
     play(scene)
+
+
+@pytest.mark.slow
+def test_a_platform_that_closes_its_half_hears_the_answers_to_all_it_has_sent(play):
+    """And then its vehicles are gone: a half of a link is nothing to wait for."""
+
+    async def scene(peer):
+        assert await peer.log_in() == OK
+        for vin in (OURS, ALSO_OURS):
+            assert await peer.vehicle(vin) == OK
+        for number in range(100):
+            at = beijing_time(peer.began_ns - number * 1_000_000_000)
+            peer.send(Command.REALTIME_REPORT, (OURS, ALSO_OURS)[number % 2], Report(time=at, bodies=()))
+        peer.writer.write_eof()
+        flags = [(await peer.answer()).reply_flag for _ in range(100)]
+        assert flags == [OK] * 100
+        assert await peer.reader.read() == b""
+        await peer.until(lambda: not peer.online())
+        assert (peer.stored(OURS), peer.stored(ALSO_OURS)) == (50, 50)
+
+    play(scene)
+
+
+@pytest.mark.slow
+def test_a_platform_whose_link_is_reset_loses_nothing_that_was_answered_and_comes_back(play, caplog):
+    """In the middle of a login, of reports, of nothing: no fault is logged, nobody stays online, and the next link works."""
+
+    async def scene(peer):
+        for length in (1, 3, 40):
+            link = await connect(peer.running)
+            assert await link.log_in() == OK
+            assert await link.vehicle(OURS) == OK
+            answered = [await link.report(OURS, ago_s=60 * length + number) for number in range(length)]
+            assert answered == [OK] * length
+            login = VehicleLogin(time=now(), serial=9, iccid="89860" + "0" * 15)
+            link.send(Command.VEHICLE_LOGIN, ALSO_OURS, login)
+            for number in range(length):
+                at = beijing_time(peer.began_ns - (2000 + 60 * length + number) * 1_000_000_000)
+                link.send(Command.REALTIME_REPORT, ALSO_OURS, Report(time=at, bodies=()))
+            link.writer.transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )
+            link.writer.transport.abort()
+            await peer.until(lambda: not peer.online() and not peer.running.cloud.router.platforms())
+        assert peer.stored(OURS) == 44
+        assert await peer.log_in() == OK
+        assert await peer.vehicle(ALSO_OURS) == OK
+        await peer.until(lambda: peer.online() == {ALSO_OURS})
+
+    play(scene)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 @pytest.mark.slow
