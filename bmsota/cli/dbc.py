@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -241,7 +242,9 @@ def _table(csv: str | None, parquet: str | None) -> LogTable:
             return CsvTable(sys.stdout, keep_open=True)
         return CsvTable(Path(csv).open("w", encoding="utf-8", newline=""))
     except OSError as error:
-        _stop(f"{csv or parquet}: {error.strerror or error}")
+        _stop(
+            f"{csv or parquet}: {os.strerror(error.errno) if error.errno else error}"
+        )  # pyarrow has a sentence of its own.
     except BmsotaError as error:
         _stop(str(error))
 

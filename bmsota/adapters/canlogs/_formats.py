@@ -47,6 +47,25 @@ _TEXTS: dict[str, tuple[Callable[[str], bool], Callable[[LogNotes], LineFormat],
 KNOWN = "candump, Vector .asc and .blf, PEAK .trc, MF4, SavvyCAN/GVRET and python-can .csv, BUSMASTER, CARBUS Analyzer, Microchip"
 
 
+# What people pass for a log, and what to do with it. gzip is read as it is.
+_UNPACK = "unpack it first, or pipe what it holds to `-`"
+_OTHERS: dict[bytes, str] = {
+    b"\xfd7zXZ\0": f"compressed with xz; {_UNPACK}",
+    b"BZh": f"compressed with bzip2; {_UNPACK}",
+    b"\x28\xb5\x2f\xfd": f"compressed with Zstandard; {_UNPACK}",
+    b"PK\x03\x04": f"a zip archive; {_UNPACK}",
+    b"7z\xbc\xaf\x27\x1c": f"a 7z archive; {_UNPACK}",
+    b"\x0a\x0d\x0d\x0a": "a Wireshark capture; record the bus with `candump -l`",
+    b"\xd4\xc3\xb2\xa1": "a Wireshark capture; record the bus with `candump -l`",
+    b"\x4d\x3c\xb2\xa1": "a Wireshark capture; record the bus with `candump -l`",
+}
+
+
+def what_else(head: bytes) -> str | None:
+    """What a file is that is no log and begins with *head*, with a way out; None if that is not known."""
+    return next((words for magic, words in _OTHERS.items() if head.startswith(magic)), None)
+
+
 def format_of(head: bytes, name: str) -> str | None:
     """The format of a log that begins with *head* and is called *name*; None if neither tells."""
     if head.startswith(_mf4.MAGICS):

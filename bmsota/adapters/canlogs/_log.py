@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from bmsota.adapters.canlogs._formats import HEAD_SIZE_BYTES, KNOWN, MF4, format_of, reader_of
+from bmsota.adapters.canlogs._formats import HEAD_SIZE_BYTES, KNOWN, MF4, format_of, reader_of, what_else
 from bmsota.adapters.canlogs._frames import FrameKind, LogNotes
 from bmsota.adapters.canlogs._mf4 import Mf4Log
 from bmsota.errors import ConfigurationError
@@ -76,6 +76,8 @@ class CanLog:
             raise ConfigurationError(f"the log is empty: {name}")
         self._head, self._head_read_size_bytes = head, self._read_size_bytes
         self._read_size_bytes = 0
+        if found is None and (other := what_else(head)) is not None:
+            raise ConfigurationError(f"not a CAN log but {other}: {name}")
         found = found or format_of(head, Path(name).name)
         if found is None:
             raise ConfigurationError(f"not a CAN log of a known format ({KNOWN}): {name}")

@@ -441,6 +441,10 @@ def test_what_cannot_be_opened_is_2(tmp_path, dbc):
             (log, dbc, "--csv", str(tmp_path / "no" / "out.csv")),
             "out.csv: No such file",
         ),
+        (
+            (log, dbc, "--parquet", str(tmp_path / "no" / "out.parquet")),
+            "out.parquet: No such file or directory\n",
+        ),
         ((log, dbc, "--csv", "a", "--parquet", "b"), "give either --csv or --parquet, not both"),
         ((log, dbc, "--only", "Pack", "--only", "Pakc"), "--only: not in the DBC: Pakc (similar: Pack)\n"),
         ((log, dbc, "--only", "PACK"), "--only: not in the DBC: PACK (similar: Pack)\n"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import os
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -74,6 +77,22 @@ def test_what_no_format_has_is_refused_by_name(tmp_path):
             CanLog(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         CanLog(tmp_path / "none.log")
+
+
+@pytest.mark.parametrize(
+    ("pack", "said"),
+    [
+        (lzma.compress, "compressed with xz; unpack it first, or pipe what it holds to `-`"),
+        (bz2.compress, "compressed with bzip2; unpack it first, or pipe what it holds to `-`"),
+        (lambda log: b"PK\x03\x04" + log, "a zip archive; unpack it first, or pipe what it holds to `-`"),
+        (lambda log: b"\xd4\xc3\xb2\xa1" + bytes(20), "a Wireshark capture; record the bus with `candump -l`"),
+    ],
+)
+def test_what_is_passed_for_a_log_is_named_whatever_its_suffix(tmp_path, pack, said):
+    path = tmp_path / "drive.log"
+    path.write_bytes(pack(LOGS["candump of a screen"]))
+    with pytest.raises(ConfigurationError, match=f"^not a CAN log but {re.escape(said)}: .*drive.log$"):
+        CanLog(path)
 
 
 def test_standard_input(monkeypatch):
