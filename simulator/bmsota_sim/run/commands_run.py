@@ -26,7 +26,7 @@ from bmsota.errors import BmsotaError, ConfigurationError
 from bmsota_sim._exit_codes import FAILED, NO_VERDICT, NOT_AS_PLANNED, WRONG_USAGE
 from bmsota_sim._signals import ending_signals, held_signal
 from bmsota_sim.kernel import SECOND, Kernel
-from bmsota_sim.realtime import RealTimeDriver, TcpUplink, allow_connections
+from bmsota_sim.realtime import RealTimeDriver, TcpUplink, allow_connections, event_loop
 from bmsota_sim.recordings.reading import read_recorded
 from bmsota_sim.run.api_access import api_access
 from bmsota_sim.run.check import check
@@ -725,9 +725,14 @@ def _carry_out(
                         run = _virtual(scenario, seed, edition, end_ns, stop, show, more, steering)
                         result = run.end()
                     else:
-                        run, result, generator = asyncio.run(
-                            _real(scenario, seed, edition, end_ns, stop, show, target, sources, speed, more, steering)
-                        )
+                        loop_name, loop_factory = event_loop()
+                        with asyncio.Runner(loop_factory=loop_factory) as runner:
+                            run, result, generator = runner.run(
+                                _real(
+                                    scenario, seed, edition, end_ns, stop, show, target, sources, speed, more, steering
+                                )
+                            )
+                        generator["event_loop"] = loop_name
             except _StoppedError:
                 console.print("stopped before the first unit was switched on", highlight=False)
                 code, result = stop.exit_code, unstarted(scenario)
@@ -757,7 +762,8 @@ def _carry_out(
                 late = generator["late_s"]
                 console.print(
                     f"simulator: late p50 {late['p50']:.3f} s, p99 {late['p99']:.3f} s, max {late['max']:.3f} s; "
-                    f"{generator['cpu_share']:.0%} of a core; boots {generator['boots_per_s'] or '-'} units/s",
+                    f"{generator['cpu_share']:.0%} of a core; boots {generator['boots_per_s'] or '-'} units/s; "
+                    f"{generator['event_loop']}",
                     highlight=False,
                     soft_wrap=True,
                 )
