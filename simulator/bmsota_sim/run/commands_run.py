@@ -18,6 +18,7 @@ from bmsota.errors import BmsotaError, ConfigurationError, MissingExtraError
 from bmsota_sim._exit_codes import FAILED, NO_VERDICT, WRONG_USAGE
 from bmsota_sim._signals import ending_signals, held_signal
 from bmsota_sim.kernel import SECOND
+from bmsota_sim.realtime import run_on_links
 from bmsota_sim.run.api_access import api_access
 from bmsota_sim.run.check import check
 from bmsota_sim.run.commands_plan import read_scenario
@@ -181,7 +182,7 @@ def _in_this_process(prepared: Prepared, stop: _Stop, show: RunWatch, steering: 
     if prepared.target is None:
         run = carry_out_virtual(prepared, hooks)
     else:
-        run, generator = asyncio.run(_in_real_time(prepared, hooks, show, asked))
+        run, generator = run_on_links(_in_real_time(prepared, hooks, show, asked))
         generators = (generator,)
     show.end(run)
     return Carried(run, results[0], generators, show.series, [], reached_ns=(run.at_ns,))

@@ -16,7 +16,7 @@ import httpx
 
 from bmsota.adapters.tls import client_context
 from bmsota_sim.kernel import SECOND, Kernel
-from bmsota_sim.realtime import RealTimeDriver, TcpUplink, allow_connections, lag_of
+from bmsota_sim.realtime import RealTimeDriver, TcpUplink, allow_connections, event_loop, lag_of
 from bmsota_sim.run.runner import Run
 from bmsota_sim.run.steering import steer_again
 from bmsota_sim.session_platform import SessionPlatform
@@ -50,6 +50,8 @@ class Generator:
     wall_s: float
     started: int
     ramp_ns: int | None
+    event_loop: str
+    """Its name and version."""
 
     @property
     def cpu_share(self) -> float:
@@ -66,6 +68,7 @@ class Generator:
             cpu_s=sum(part.cpu_s for part in parts),
             wall_s=max(part.wall_s for part in parts),
             started=sum(part.started for part in parts),
+            event_loop=", ".join(sorted({part.event_loop for part in parts})),
             ramp_ns=None if None in ramps else max(ramp for ramp in ramps if ramp is not None),
         )
 
@@ -79,6 +82,7 @@ class Generator:
             "late_s": {"p50": self.late_s(0.5), "p99": self.late_s(0.99), "max": self.lag_max_ns / SECOND},
             "cpu_share": round(self.cpu_share, 4),
             "boots_per_s": None if not self.ramp_ns else round(self.started * SECOND / self.ramp_ns, 2),
+            "event_loop": self.event_loop,
         }
 
 
@@ -241,6 +245,7 @@ async def carry_out(
                 wall_s=time.monotonic() - wall_s,
                 started=run.started,
                 ramp_ns=run.ramp_ns,
+                event_loop=event_loop()[0],
             )
             # Before the links are closed: what closing does is no part of the run.
             hooks.ended(run)

@@ -136,7 +136,7 @@ def tell_result(
         late = generator["late_s"]
         console.print(
             f"simulator: late p50 {late['p50']:.3f} s, p99 {late['p99']:.3f} s, max {late['max']:.3f} s; "
-            f"{generator['cpu_share']:.0%} of a core; boots {generator['boots_per_s'] or '-'} units/s",
+            f"{generator['cpu_share']:.0%} of a core; boots {generator['boots_per_s'] or '-'} units/s; {generator['event_loop']}",
             highlight=False,
             soft_wrap=True,
         )

@@ -193,11 +193,13 @@ def test_the_page_of_a_run_in_real_time_has_lateness_and_cpu_above_everything(tr
         "cpu_share": 0.5,
         "boots_per_s": None,
         "limit_s": 1.0,
+        "event_loop": "uvloop 0.23.0",
     }
     document["no_verdict"] = "the simulator was late"
     html = report_html(document)
     assert html.index("Lateness") < html.index("CPU of the simulator") < html.index("What must hold")
     assert "no verdict: the simulator was late" in html
+    assert "uvloop 0.23.0" in html
     assert 'class="limit"' in html
 
 

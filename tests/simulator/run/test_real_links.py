@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import ssl
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ import bmsota_sim.realtime
 import httpx
 import pytest
 from bmsota_sim._commands import app
-from bmsota_sim.kernel import SECOND, Kernel
+from bmsota_sim.kernel import MS, SECOND, Kernel
 from bmsota_sim.realtime import RealTimeDriver, TcpUplink
 from bmsota_sim.run.check import check
 from bmsota_sim.run.runner import Run
@@ -343,3 +344,42 @@ def test_the_time_without_faults_is_without_those_of_the_network():
     assert {unit.link.delay_ns() for unit in run.units.values()} == {round(1.05 * SECOND)}  # Lost, and sent again.
     kernel.run_until(run.start_ns + 51 * SECOND)
     assert {unit.link.delay_ns() for unit in run.units.values()} == {round(0.05 * SECOND)}
+
+
+def test_uvloop_is_used_where_it_is_installed(monkeypatch):
+    """And named; without it the event loop is asyncio's."""
+    monkeypatch.setitem(
+        sys.modules, "uvloop", SimpleNamespace(__version__="0.0", new_event_loop=asyncio.SelectorEventLoop)
+    )
+    assert bmsota_sim.realtime.event_loop() == ("uvloop 0.0", asyncio.SelectorEventLoop)
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert bmsota_sim.realtime.event_loop() == ("asyncio", None)
+
+
+def test_with_a_backlog_what_has_arrived_comes_before_the_rest_of_it(monkeypatch):
+    """A thousand frames of the platform do not wait for a slice of backlog each. Without a backlog they come after what was due."""
+
+    async def play():
+        clock = SimpleNamespace(now_ns=0)
+        monkeypatch.setattr(
+            bmsota_sim.realtime,
+            "time",
+            SimpleNamespace(time_ns=lambda: 10**18, monotonic_ns=lambda: clock.now_ns),
+        )
+        driver = RealTimeDriver()
+        ran, heard = [], []
+        for number in range(10):
+            driver.kernel.call_in((1 + 30 * number) * MS, ran.append, number)
+        clock.now_ns = 300 * MS
+        for number in range(5):
+            driver.deliver(heard.append, number)
+        assert (len(ran), len(heard)) == (1, 5)
+        for _ in range(10):
+            driver._run_slice()
+        assert len(ran) == 10
+        driver.kernel.call_in(MS, ran.append, 10)
+        clock.now_ns += 2 * MS
+        driver.deliver(lambda: heard.append(len(ran)))
+        assert heard[-1] == 11
+
+    asyncio.run(play())

@@ -127,6 +127,7 @@ def _generator(document: dict[str, Any]) -> str:
             [
                 *((f"late, {key}", f"{late[key]:.3f} s") for key in ("p50", "p99", "max")),
                 ("CPU", f"{generator['cpu_share']:.0%} of a core"),
+                ("Event loop", generator["event_loop"]),
                 *facts,
             ]
         )

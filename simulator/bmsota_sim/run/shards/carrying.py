@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 from bmsota import __version__
 from bmsota.errors import ConfigurationError
 from bmsota_sim.kernel import SECOND
+from bmsota_sim.realtime import run_on_links
 from bmsota_sim.run.driving import Hooks, StoppedError, carry_out, carry_out_virtual
 from bmsota_sim.run.given import prepare
 from bmsota_sim.run.outputs.watch import Sampler
@@ -269,7 +270,7 @@ def carry_out_shard(shard: Shard, channel: Channel) -> ShardEnd:
     if prepared.target is None:
         carry_out_virtual(prepared, hooks, only=units)
     else:
-        _, generator = asyncio.run(carry_out(prepared, hooks, only=units, source_offset=shard.index))
+        _, generator = run_on_links(carry_out(prepared, hooks, only=units, source_offset=shard.index))
     carrier.send(Done())
     return ended[0]._replace(generator=generator)
 
@@ -312,5 +313,5 @@ def carry_out_alone(
     if is_virtual:
         carry_out_virtual(prepared, hooks, only=units)
         return ended[0]
-    _, generator = asyncio.run(carry_out(prepared, hooks, only=units, source_offset=shard.index))
+    _, generator = run_on_links(carry_out(prepared, hooks, only=units, source_offset=shard.index))
     return ended[0]._replace(generator=generator)
