@@ -228,7 +228,8 @@ def _plan_of(message: Message, names: tuple[str, ...]) -> _Plan | None:
     seal = message.seal
     if seal is None or seal.counter is None or seal.crc is None or seal.nibble is not None:
         return None
-    signals = [message.signals[name] for name in names if name in message.signals]
+    by_name = {each.name: each for each in message.signals}
+    signals = [by_name[name] for name in names if name in by_name]
     own = {seal.counter.signal.name, seal.crc.signal.name}
     is_plain = (
         len(signals) == len(names)
