@@ -41,6 +41,7 @@ found.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
@@ -91,7 +92,10 @@ RECORD_LAYOUT = Struct(
     "sequence" / Int32ul,
     "payload_crc" / Int32ul,
 )
-_HEADER_FACTS = Struct("magic" / Int16ul, "kind" / Int8ul, "size" / Int16ul, "sequence" / Int32ul)
+# The same layout for writing, which a device does each time a block is stored: a record's whole header, and what its CRC covers.
+_RECORD_HEADER = struct.Struct("<HBBHHII")
+_HEADER_FACTS = struct.Struct("<HBHI")
+_RESERVED = 0xFF
 _HEADER_MAGIC_BYTES = Int16ul.build(_RECORD_MAGIC)
 _NAMED = Struct("name_size" / Int8ul, "name" / Bytes(lambda context: context.name_size))
 
@@ -132,8 +136,7 @@ def parse_named(payload: bytes) -> tuple[bytes, bytes]:
 
 
 def _header_crc(kind: int, size: int, sequence: int) -> int:
-    facts = _HEADER_FACTS.build({"magic": _RECORD_MAGIC, "kind": kind, "size": size, "sequence": sequence})
-    return crc32(facts) & 0xFFFF
+    return crc32(_HEADER_FACTS.pack(_RECORD_MAGIC, kind, size, sequence)) & 0xFFFF
 
 
 def _head_at(data: bytes, position: int) -> tuple[int, int]:
@@ -469,16 +472,11 @@ class Journal:
 
     def _envelope(self, record: Record, sequence: int) -> bytes:
         size = len(record.payload)
-        header = RECORD_LAYOUT.build(
-            {
-                "kind": record.kind,
-                "size": size,
-                "header_crc": _header_crc(record.kind, size, sequence),
-                "sequence": sequence,
-                "payload_crc": crc32(record.payload),
-            }
+        header_crc = _header_crc(record.kind, size, sequence)
+        header = _RECORD_HEADER.pack(
+            _RECORD_MAGIC, record.kind, _RESERVED, size, header_crc, sequence, crc32(record.payload)
         )
-        return self._pad(bytes(header) + record.payload)
+        return self._pad(header + record.payload)
 
     def _padded(self, size: int) -> int:
         return size + -size % self._unit

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
 
+from bmsota.canframe import CanFrame
 from bmsota.errors import ConfigurationError, SignalError
 from bmsota.image import ImageVersion
 from bmsota.master._slave_faults import SlaveFault, SlaveFaults
@@ -23,7 +25,6 @@ from bmsota.signals import E2EChecker, E2EStatus
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bmsota.canframe import CanFrame
     from bmsota.signals import Database, Message
 
 
@@ -100,10 +101,9 @@ class SlaveMessages:
         self._status = database[_name(position, "Status")]
         self._identity = database[_name(position, "Identity")]
         crc = _crc_of(self._status)
-        self._idle: dict[str, int | float | str] = {
-            signal.name: 0 for signal in self._status.signals if signal.name != crc
-        }
-        self._idle["State"] = "Measuring"
+        idle: dict[str, int | float | str] = {signal.name: 0 for signal in self._status.signals if signal.name != crc}
+        idle["State"] = "Measuring"
+        self._idle = tuple(idle.items())
         counter = next(signal for signal in self._status.signals if signal.name == "AliveCounter")
         self._rounds = int(counter.maximum or counter.raw_maximum) + 1
 
@@ -114,8 +114,7 @@ class SlaveMessages:
 
         *alive* counts the rounds from 0 on; the frames carry as much of it as their alive counters hold, and the CRCs are made.
         """
-        status = self._idle | {"AliveCounter": alive % self._rounds}
-        frames = [self._status.frame(status)]
+        frames = [_status_frame(self._status, alive % self._rounds, self._idle)]
         for message, is_cells in self._groups:
             values, valid = (
                 (cell_voltages_v, CELL_VOLTAGE_RANGE_V) if is_cells else (temperatures_c, TEMPERATURE_RANGE_C)
@@ -147,6 +146,12 @@ class SlaveMessages:
         ]
 
 
+@lru_cache(maxsize=1024)
+def _status_frame(message: Message, alive: int, idle: tuple[tuple[str, int | float | str], ...]) -> CanFrame:
+    """The status of a slave that has nothing to say; the same for all slaves at its position."""
+    return message.frame({**dict(idle), "AliveCounter": alive})
+
+
 def _crc_of(message: Message) -> str | None:
     return None if message.protection is None else message.protection.crc
 
@@ -154,7 +159,7 @@ def _crc_of(message: Message) -> str | None:
 class _GroupMessage:
     """One message of cells or probes; what does not change from frame to frame is found once."""
 
-    __slots__ = ("_counter", "_decimals", "_message", "_modulus", "_names", "_places")
+    __slots__ = ("_counter", "_decimals", "_message", "_modulus", "_names", "_places", "_plan")
 
     def __init__(self, message: Message, pattern: str, first: int) -> None:
         self._message = message
@@ -164,18 +169,114 @@ class _GroupMessage:
         self._decimals = _decimals(message)
         self._places = slice(first, first + GROUP_SIZE)
         self._names = tuple(pattern.format(index + 1) for index in range(first, first + GROUP_SIZE))
+        self._plan = _plan_of(message, self._names)
 
     def frame(self, values: Sequence[float], valid: tuple[float, float], alive: int) -> CanFrame:
         lowest, highest = valid
+        decimals, values = self._decimals, values[self._places]
+        plan = self._plan
+        if plan is not None:
+            numbers = plan.numbers
+            word = alive % self._modulus << plan.counter_shift
+            for number, shift in zip(values, plan.shifts, strict=False):
+                value = round(float(number), decimals)
+                raw = numbers.get(value)
+                if raw is None:
+                    raw = self._number_of(value) if lowest <= value <= highest else plan.abnormal
+                word |= raw << shift
+            for shift in plan.shifts[len(values) :]:
+                word |= plan.invalid << shift
+            message = self._message
+            assert message.seal is not None
+            data = message.seal.protect(word.to_bytes(message.length, plan.order), None)
+            return CanFrame(message.can_id, data, message.is_extended_id, message.is_fd)
         # Those that are not among the values are invalid.
         signals: dict[str, int | float | str] = dict.fromkeys(self._names, _INVALID)
         if self._counter is not None:
             signals[self._counter] = alive % self._modulus
-        for name, number in zip(self._names, values[self._places], strict=False):
-            value = round(float(number), self._decimals)
+        for name, number in zip(self._names, values, strict=False):
+            value = round(float(number), decimals)
             # Not a number is in no range.
             signals[name] = value if lowest <= value <= highest else _ABNORMAL
         return self._message.frame(signals)
+
+    def _number_of(self, value: float) -> int:
+        """What the message makes of a value, found once for all messages that make the same of it."""
+        assert self._plan is not None
+        number = self._plan.numbers[value] = _wire_number(self._message, self._names, value)
+        return number
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How a frame of cells or probes is put together without its names, where all of them are alike."""
+
+    order: Literal["little", "big"]
+    shifts: tuple[int, ...]
+    counter_shift: int
+    abnormal: int
+    invalid: int
+    numbers: dict[float, int]
+    """Value, rounded and in its range -> number of the wire; shared by all messages of such signals."""
+
+
+_NUMBERS: dict[tuple[object, ...], dict[float, int]] = {}
+
+
+def _plan_of(message: Message, names: tuple[str, ...]) -> _Plan | None:
+    """The plan of a protected message with these signals beside counter and CRC; None: its frames are made by name."""
+    seal = message.seal
+    if seal is None or seal.counter is None or seal.crc is None or seal.nibble is not None:
+        return None
+    by_name = {each.name: each for each in message.signals}
+    signals = [by_name[name] for name in names if name in by_name]
+    own = {seal.counter.signal.name, seal.crc.signal.name}
+    is_plain = (
+        len(signals) == len(names)
+        and len(message.signals) == len(names) + len(own)
+        and not message.layout.branches
+        and len(
+            {
+                (each.scale, each.offset, each.length_bits, each.byte_order, each.is_signed)
+                for each in message.signals
+                if each.name not in own
+            }
+        )
+        == 1
+        and seal.counter.signal.byte_order == signals[0].byte_order
+        and not any(each.is_float for each in signals)
+    )
+    if not is_plain:
+        return None
+    first = signals[0]
+    abnormal, invalid = (_wire_number(message, names, name) for name in (_ABNORMAL, _INVALID))
+    kind = (
+        first.scale,
+        first.offset,
+        first.length_bits,
+        first.is_signed,
+        first.minimum,
+        first.maximum,
+        abnormal,
+        invalid,
+    )
+    return _Plan(
+        first.byte_order,
+        tuple(each.shift for each in signals),
+        seal.counter.signal.shift,
+        abnormal,
+        invalid,
+        _NUMBERS.setdefault(kind, {}),
+    )
+
+
+def _wire_number(message: Message, names: tuple[str, ...], value: float | str) -> int:
+    seal = message.seal
+    assert seal is not None
+    assert seal.counter is not None
+    data = message.encode({**dict.fromkeys(names, value), seal.counter.signal.name: 0})
+    bits: int = (1 << message.signals[names[0]].length_bits) - 1
+    return int(message.decode_raw(data)[names[0]]) & bits  # As the wire has a number below zero.
 
 
 def _decimals(message: Message) -> int:
@@ -260,6 +361,8 @@ class MeasurementTable:
         """Who sends there, by position, as its identity pages say."""
         self.versions: dict[int, ImageVersion] = {}
         """What it runs, likewise."""
+        self.pages = 0
+        """Identity pages so far: as long as it is the same, nobody has said anything new."""
         self._serials: dict[tuple[int, int], list[int | None]] = {}
         self._releases: dict[int, tuple[int, ImageVersion]] = {}
         """The version without its build number, and of which transmission it is, by position."""
@@ -392,6 +495,7 @@ class MeasurementTable:
                 source.restart()
 
     def _take_identity(self, message: Message, data: bytes, position: int) -> None:
+        self.pages += 1
         values = message.decode_raw(data)
         page, transmission = int(values["Page"]), int(values["Transmission"])
         if page == 0:

@@ -42,6 +42,8 @@ class SlaveOperations:
         """Take the protocol, where slaves are expected, and whose requests these are."""
         self.engine = FlashingEngine(profile)
         self.nodes: tuple[NodeDescription, ...] = ()
+        self._seen: tuple[int, tuple[NodeDescription, ...], bool] | None = None
+        """What was so when no slave differed."""
         """Who answered the last discovery."""
         self.wants_discovery = False
         """Whether to ask who is there as soon as no request of the updater waits."""
@@ -197,14 +199,18 @@ class SlaveOperations:
 
     def find_change(self, measured: MeasurementTable) -> tuple[int, str] | None:
         """The first slave whose identity pages differ from the last discovery: its position, and how it differs."""
+        seen = (measured.pages, self.nodes, self._updater.must_rest)
+        if seen == self._seen:  # After nearly every frame: nothing of it has changed.
+            return None
         known = {node.position: node for node in self.nodes}
         for position, hwid in measured.hwids.items():
             if position in known and known[position].hwid != hwid:
                 return position, f"slave {position} is {hwid} now, was {known[position].hwid}"
-        if self._updater.must_rest:
+        if seen[2]:
             # The updater restarts slaves into new versions itself, and asks them afterwards.
             return None
         for position, version in measured.versions.items():
             if position in known and known[position].version != version:
                 return position, f"slave {position} runs {version} now, ran {known[position].version}"
+        self._seen = seen
         return None

@@ -11,6 +11,7 @@ meanwhile the other side is refused (bootloader, IN_USE) or not heard (UDS).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
@@ -63,6 +64,8 @@ __all__ = [
     "uds_response_keys",
 ]
 
+# Images whose signature a node need not check again, because another one has: those of a fleet and of its upgrade.
+_VERIFIED_MAX = 16
 # A node copies its image when it has had nothing else to do for so long, then a block at a time.
 BACK_UP_DELAY_NS = 10 * SECOND
 BACK_UP_PERIOD_NS = SECOND // 10
@@ -110,6 +113,25 @@ def uds_response_keys(addressing: UdsAddressing, first: int, count: int) -> froz
 
 def _positions(addressing: UdsAddressing, first: int, count: int) -> range:
     return range(first, min(first + count, addressing.positions))
+
+
+class _SameKeys:
+    """Public keys that are these very objects: as a key of a cache, because keys have no hash."""
+
+    def __init__(self, keys: tuple[PublicKey, ...]) -> None:
+        self.keys = keys
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _SameKeys) and [*map(id, self.keys)] == [*map(id, other.keys)]
+
+    def __hash__(self) -> int:
+        return hash(tuple(map(id, self.keys)))
+
+
+@lru_cache(maxsize=_VERIFIED_MAX)
+def _verified(data: bytes, same: _SameKeys) -> FirmwareImage:
+    """What every node finds alike: a fleet boots the same few images. What is refused is looked at each time."""
+    return verify_image(data, public_keys=same.keys)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +224,7 @@ class BootloaderNode:
         self._wire = wire
         self._owner = owner
         self._journal_size_bytes = journal_size_bytes
-        self._image_keys = image_keys
+        self._image_keys = _SameKeys(image_keys)
         self._boot_time_ns = boot_time_ns
         self._is_locked = is_locked
         self._spare_images = spare_images
@@ -276,7 +298,7 @@ class BootloaderNode:
         return BootStore(flash, layout, verify=verify, spare_images=self._spare_images)
 
     def _verify(self, data: bytes) -> FirmwareImage:
-        return verify_image(data, public_keys=self._image_keys)
+        return _verified(data, self._image_keys)
 
     def replace(self, identity: TargetIdentity, flash: FlashModel) -> None:
         """Another piece of hardware is here now. The power must be off."""

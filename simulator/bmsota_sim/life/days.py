@@ -243,7 +243,8 @@ class DailyLife:
         if now_s // DAY_S != self._day:
             self._catch_up(np.flatnonzero(self._lag_s > 0), now_s, before, was_on)
         self._begin(now_s)
-        wanted = self._steady_w(self._every)
+        charging = (self.activity == Activity.CHARGING) & self.is_on
+        wanted = np.where(charging, -self._charge_w, np.where(self.is_on, self.parked_w, 0.0))
         changed = (self.activity != before) | (self.is_on != was_on) | (wanted != self._held_w)
         restless = self.packs.restless
         if restless or self._restless:
@@ -259,7 +260,7 @@ class DailyLife:
             stepped[list(restless)] = True
             rows = np.flatnonzero(stepped)
         lags = self._lag_s[rows]
-        for lag_s in np.unique(lags).tolist():
+        for lag_s in _different(lags):
             self._pass(rows[lags == lag_s], lag_s, end_s)
         return rows
 
@@ -269,7 +270,7 @@ class DailyLife:
         """Step *rows* up to now, as they were until now."""
         lags = self._lag_s[rows]
         now, is_on = self.activity, self.is_on
-        for lag_s in np.unique(lags).tolist():
+        for lag_s in _different(lags):
             self.activity, self.is_on = activity, was_on
             self._pass(rows[lags == lag_s], lag_s, now_s, wanted_w=self._held_w)
             self.activity, self.is_on = now, is_on
@@ -395,7 +396,8 @@ class DailyLife:
             return None
         volts = self.packs.cell_voltage_v[rows]
         bled: npt.NDArray[np.bool_] = volts > volts.min(axis=1, keepdims=True) + np.float32(BALANCE_BEGIN_V)
-        return bled & charging[:, None]
+        bled &= charging[:, None]
+        return bled
 
     # -- what begins and ends
 
@@ -529,3 +531,11 @@ class DailyLife:
         self.is_full[full] = True
         self.activity[full] = Activity.PARKED
         self._may_change |= len(full) > 0
+
+
+def _different(values: npt.NDArray[np.float64]) -> list[float]:
+    """Each value once, in order; mostly there is one."""
+    if len(values) and (values == values[0]).all():
+        return [float(values[0])]
+    different: list[float] = np.unique(values).tolist()
+    return different

@@ -272,7 +272,8 @@ class Packs:
         charge = (np.float32(cell_v_max) - rest_v.max(axis=1)) / ohms
         # Float32 rounds by far less than this.
         borne: npt.NDArray[np.bool_] = (wanted_a <= 0.99 * discharge) & (-wanted_a <= 0.99 * charge)
-        return borne & (discharge > 0) & (charge > 0)
+        borne &= (discharge > 0) & (charge > 0)
+        return borne
 
     def _changes(self, dt_s: float) -> tuple[np.float32, np.float32]:
         """Which share of its way each RC pair goes in a step."""
@@ -392,7 +393,8 @@ class Packs:
         cooled = self._cooled.get(dt_s)
         if cooled is None:
             if len(self._cooled) >= _COOLED_MAX:
-                return np.expm1(np.float32(-dt_s) * self._cooling_rate[rows])
+                alone: Column = np.expm1(np.float32(-dt_s) * self._cooling_rate[rows])
+                return alone
             cooled = self._cooled[dt_s] = np.expm1(np.float32(-dt_s) * self._cooling_rate)
         return cooled[rows]
 

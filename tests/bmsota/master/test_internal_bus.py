@@ -481,3 +481,48 @@ def test_a_dbc_without_protection_works_as_it_did(old_database):
         ]
         == 300 & 0xFF
     )
+
+
+@pytest.mark.parametrize("layout", [F7, ODD, LARGE])
+def test_frames_put_together_are_those_made_by_name(database, layout):
+    """Also of values on ties, beyond every range and of no number, and of cells that there are not."""
+    random = Random(7)
+    wild = (
+        math.nan,
+        math.inf,
+        -math.inf,
+        -0.001,
+        -0.0004,
+        0.0,
+        6.553,
+        6.5534,
+        6.5536,
+        250.0,
+        200.04,
+        200.06,
+        -60.04,
+        -60.06,
+    )
+    quick, by_name = (SlaveMessages(database, 2, layout) for _ in range(2))
+    assert all(group._plan is not None for group, _ in quick._groups)
+    for group, _ in by_name._groups:
+        group._plan = None
+    for alive in range(40):
+        cells = [
+            random.choice((random.uniform(0, 6.6), random.randrange(13_200) / 2000))
+            for _ in range(layout.cells_per_slave)
+        ]
+        probes = [
+            random.choice((random.uniform(-70, 210), random.randrange(-1200, 4000) / 20))
+            for _ in range(layout.probes_per_slave)
+        ]
+        if alive % 3 == 0:
+            cells[random.randrange(len(cells))] = random.choice(wild)
+            probes[random.randrange(len(probes))] = random.choice(wild)
+        assert quick.measurements(cells, probes, alive=alive) == by_name.measurements(cells, probes, alive=alive)
+
+
+def test_a_message_unlike_the_usual_one_is_made_by_name():
+    """Without counter and CRC, as slaves from before message protection send it."""
+    old = SlaveMessages(packaged_database("bms_internal_unprotected"), 1, F7)
+    assert all(group._plan is None for group, _ in old._groups)
