@@ -309,6 +309,8 @@ class Coordinator:
         known = state.known
         if self._is_real:
             state.base, state.base_figures = state.known, state.figures
+            if state.figures is not None:
+                run.show(index, state.figures._replace(started=0, connected=0, logged_in=0))
         else:
             state.known = state.figures = None
         if is_back:
@@ -368,10 +370,23 @@ class Coordinator:
         self._series.add_figures(self.run.at_ns, self.run.figures(), sum(state.cpu_s for state in self._states))
         return self._series
 
+    def _loss_document(self, loss: Loss) -> dict[str, Any]:
+        return {
+            "at_s": loss.at_ns / SECOND,
+            "reason": loss.reason,
+            "is_back": loss.is_back,
+            "text": loss.text(self.run.count),
+        }
+
     def shards(self) -> list[dict[str, Any]]:
         """How each shard ended, for the report."""
         return [
-            shard_document(index, end, where=state.where, losses=[loss for loss in self.losses if loss.shard == index])
+            shard_document(
+                index,
+                end,
+                where=state.where,
+                lost=[self._loss_document(loss) for loss in self.losses if loss.shard == index],
+            )
             for index, (state, end) in enumerate(zip(self._states, self.ends, strict=True))
         ]
 
@@ -382,7 +397,7 @@ async def _ended(task: asyncio.Future[object] | None) -> None:
         await asyncio.wait({task})
 
 
-def shard_document(index: int, end: ShardEnd, *, where: str, losses: Sequence[Loss] = ()) -> dict[str, Any]:
+def shard_document(index: int, end: ShardEnd, *, where: str, lost: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """What `run.json` has of a shard."""
     return {
         "index": index,
@@ -391,5 +406,5 @@ def shard_document(index: int, end: ShardEnd, *, where: str, losses: Sequence[Lo
         "started": len(end.part.ledger.counts) - len(end.part.not_started),
         "ran_s": end.part.at_ns / SECOND,
         "generator": None if end.generator is None else end.generator.document(),
-        "lost": [{"at_s": loss.at_ns / SECOND, "reason": loss.reason, "is_back": loss.is_back} for loss in losses],
+        "lost": list(lost),
     }

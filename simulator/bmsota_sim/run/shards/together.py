@@ -143,6 +143,11 @@ class ShardedRun(JudgedRun):
         }
         return part._replace(events={**part.events, **failed})
 
+    @property
+    def due(self) -> tuple[int, ...]:
+        """The moments, from the start, at which it still has to know what every shard knows."""
+        return tuple(self._due)
+
     def _take(self, parts: Sequence[Part]) -> None:
         self.ledger.take((units, part.ledger) for units, part in zip(self.units, parts, strict=True))
 

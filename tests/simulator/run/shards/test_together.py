@@ -80,7 +80,9 @@ def test_a_shard_that_is_lost_begins_again_and_nothing_is_missing(whole):
         (1, True),
         (2, True),
     ]
-    assert re.search(r"^shard 2 of 3 was lost at [\d.]+ s: it was lost; it begins again$", sharded.output.getvalue(), re.M)
+    assert re.search(
+        r"^shard 2 of 3 was lost at [\d.]+ s: it was lost; it begins again$", sharded.output.getvalue(), re.MULTILINE
+    )
     told = sharded.coordinator.shards()
     assert [len(shard["lost"]) for shard in told] == [0, 2, 1]
 
