@@ -196,6 +196,7 @@ class Coordinator:
                     playing.result()  # What fails on the platform is told; anything else is a fault of ours.
                 if self._is_going and after is not None and self._all(lambda state: state.is_over):
                     await _ended(playing)
+                    playing = None
                     await after()
                     self._tell(Close())
                     after = None
@@ -206,6 +207,7 @@ class Coordinator:
         finally:
             await _ended(preparing)
             await _ended(playing)
+            self._tell(Stop())
             self._host.close()
 
     def _all(self, holds: Callable[[_State], bool]) -> bool:
@@ -240,6 +242,8 @@ class Coordinator:
             future = self._host.future(index)
             if state.has_ended or not future.done():
                 continue
+            if future.cancelled():
+                raise ConfigurationError(f"{self._shard(index)} was cancelled: where it ran is gone, or ends")
             error = future.exception()
             if error is None:
                 if state.is_done:  # What it has told before is here.
@@ -264,6 +268,8 @@ class Coordinator:
                 if state.has_begun:
                     self._lost(index, f"its worker is gone ({state.where})", is_started=True)
                 state.has_begun, state.where = True, f"{where}, process {pid}"
+                if self._is_stopping:  # It was not there when the others were told.
+                    self._host.send(index, Stop())
             case Ready():
                 state.is_ready = True
                 if self._is_going and not state.has_ended:

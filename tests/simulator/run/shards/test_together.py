@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import threading
 
 import pytest
 from bmsota_sim.run.driving import Hooks, carry_out_virtual
@@ -13,6 +14,7 @@ from bmsota_sim.run.judged import JudgedRun
 from bmsota_sim.run.outputs.watch import RunWatch
 from bmsota_sim.run.scenario import parse_scenario
 from bmsota_sim.run.shards.part import shard_units
+from bmsota_sim.run.steering import SteeringSocket, ask_run
 from rich.console import Console
 
 from bmsota.errors import ConfigurationError
@@ -151,6 +153,32 @@ def test_a_run_that_is_stopped_says_how_far_each_shard_came():
     assert passed["sent of all: above 40, by 20s"] is True
     assert passed["garbage of all: exactly 3, at the end"] is None
     assert len(sharded.result.hashes) == 13
+
+
+def test_a_run_in_virtual_time_over_shards_cannot_be_steered(tmp_path):
+    """Each shard has its own clock. The run can be asked for its status."""
+    steering, answers = SteeringSocket(tmp_path / "s"), []
+
+    def ask(do):
+        try:
+            answers.append(ask_run(tmp_path / "s", {"do": do}))
+        except ConfigurationError as error:
+            answers.append(str(error))
+
+    def look(coordinator):
+        for do in ["storm", "status"][len(answers) :]:
+            asker = threading.Thread(target=ask, args=(do,))
+            asker.start()
+            while asker.is_alive():
+                steering.poll(coordinator.run, lambda: "as it is")
+            asker.join()
+
+    Sharded(SCENARIO, 2, look=look)
+    steering.close()
+    assert answers == [
+        "a run in virtual time over several workers cannot be steered; it can be asked for its status, and stopped",
+        "as it is",
+    ]
 
 
 def test_more_shards_than_units_are_refused():
