@@ -21,7 +21,7 @@ from bmsota_sim.run.expectations import COUNTERS
 from bmsota_sim.run.given import RunGiven
 from bmsota_sim.run.ledger import LATENCY_BUCKETS, First, LedgerPart
 from bmsota_sim.run.outputs.series import Sample
-from bmsota_sim.run.shards.part import EventFacts, Part, Shard, ShardEnd
+from bmsota_sim.run.shards.part import EventFacts, Shard, ShardEnd, ShardPart
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,7 +157,7 @@ def _end(document: dict[str, Any]) -> ShardEnd:
     )
 
 
-def _part_document(part: Part) -> dict[str, Any]:
+def _part_document(part: ShardPart) -> dict[str, Any]:
     ledger = part.ledger
     return {
         "at_ns": part.at_ns,
@@ -176,7 +176,7 @@ def _part_document(part: Part) -> dict[str, Any]:
     }
 
 
-def _part(document: dict[str, Any], unit_count: int) -> Part:
+def _part(document: dict[str, Any], unit_count: int) -> ShardPart:
     counts = _dense(document["counts"], np.int64, (unit_count, len(COUNTERS)))
     rows = range(unit_count)
     if not set(document["not_started"]) <= set(rows) or not set(map(int, document["firsts"])) <= set(rows):
@@ -187,7 +187,7 @@ def _part(document: dict[str, Any], unit_count: int) -> Part:
         array[rows] = True
         return array
 
-    return Part(
+    return ShardPart(
         at_ns=int(document["at_ns"]),
         ledger=LedgerPart(
             counts=counts,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from multiprocessing.connection import Connection
 
-    from bmsota_sim.run.shards.carrying import Command, Message
+    from bmsota_sim.run.shards.carrying import ShardCommand, ShardMessage
     from bmsota_sim.run.shards.part import Shard, ShardEnd
 
 __all__ = ["ProcessHost"]
@@ -30,17 +30,17 @@ END_TIMEOUT_S = 10.0
 class _PipeChannel:
     """The shard's end of a pipe."""
 
-    def __init__(self, connection: Connection[Message, Command]) -> None:
+    def __init__(self, connection: Connection[ShardMessage, ShardCommand]) -> None:
         self._connection = connection
 
-    def send(self, message: Message) -> None:
+    def send(self, message: ShardMessage) -> None:
         try:
             self._connection.send(message)
         except OSError as error:
             raise ChannelClosedError from error
 
-    def receive(self) -> Sequence[Command]:
-        found: list[Command] = []
+    def receive(self) -> Sequence[ShardCommand]:
+        found: list[ShardCommand] = []
         try:
             while self._connection.poll():
                 found.append(self._connection.recv())
@@ -52,7 +52,7 @@ class _PipeChannel:
 _channel: _PipeChannel
 
 
-def _adopt(connection: Connection[Message, Command]) -> None:
+def _adopt(connection: Connection[ShardMessage, ShardCommand]) -> None:
     """In the new process: who started it decides when it ends, and a Ctrl-C reaches both."""
     global _channel  # noqa: PLW0603 - what an executor's initializer is for
     _channel = _PipeChannel(connection)
@@ -81,7 +81,7 @@ class _Process:
     def __init__(self, shard: Shard) -> None:
         # Not fork: this process has threads.
         context = multiprocessing.get_context("spawn")
-        self.messages: SimpleQueue[Message] = SimpleQueue()
+        self.messages: SimpleQueue[ShardMessage] = SimpleQueue()
         self._connection, theirs = context.Pipe()
         others = set(multiprocessing.active_children())
         with _signals_held():
@@ -97,7 +97,7 @@ class _Process:
             while True:
                 self.messages.put(self._connection.recv())
 
-    def send(self, command: Command) -> None:
+    def send(self, command: ShardCommand) -> None:
         with contextlib.suppress(OSError):  # It has ended; its future says how.
             self._connection.send(command)
 
@@ -124,15 +124,15 @@ class ProcessHost:
             old.close()
         self._processes[shard.index] = _Process(shard)
 
-    def poll(self) -> list[tuple[int, Message]]:
-        found: list[tuple[int, Message]] = []
+    def poll(self) -> list[tuple[int, ShardMessage]]:
+        found: list[tuple[int, ShardMessage]] = []
         for index, process in self._processes.items():
             with contextlib.suppress(Empty):
                 while True:
                     found.append((index, process.messages.get_nowait()))
         return found
 
-    def send(self, index: int, command: Command) -> None:
+    def send(self, index: int, command: ShardCommand) -> None:
         self._processes[index].send(command)
 
     def future(self, index: int) -> Future[ShardEnd]:

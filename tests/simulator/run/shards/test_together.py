@@ -102,13 +102,20 @@ def test_a_shard_that_is_lost_again_and_again_is_given_up_and_what_it_had_to_do_
     assert not sharded.result.ok
 
 
+class PlannedRun(JudgedRun):
+    """Its plan alone."""
+
+    at_ns = 0
+    not_started = ()
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_who_is_meant_does_not_depend_on_the_shard(count):
     """Shares and outcomes are drawn for the whole run: the events of all shards together are those of the run, each once."""
     text = SCENARIO + "ota: { release: 2.0.0, at: 5s, outcomes: { succeeds: 60%, rejects: 40% } }\n"
     scenario = parse_scenario(text)
-    run = JudgedRun(scenario, 7)
-    parts = [JudgedRun(scenario, 7, only=shard_units(scenario, index, count)) for index in range(count)]
+    run = PlannedRun(scenario, 7)
+    parts = [PlannedRun(scenario, 7, only=shard_units(scenario, index, count)) for index in range(count)]
     of_units = [event.planned for part in parts for event in part.events if event.planned.unit is not None]
     assert sorted(of_units, key=lambda planned: planned.order) == [
         event.planned for event in run.events if event.planned.unit is not None
