@@ -63,7 +63,9 @@ def whole():
     return in_one_process(SCENARIO)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize(
+    "count", [pytest.param(1, marks=pytest.mark.slow), 2, 3, pytest.param(5, marks=pytest.mark.slow)]
+)
 def test_any_number_of_shards_gives_the_same_report(whole, count):
     """Traces, counters, latencies, first faults, events, verdicts, samples over time: every value of the report."""
     sharded = Sharded(SCENARIO, count)
@@ -72,6 +74,7 @@ def test_any_number_of_shards_gives_the_same_report(whole, count):
     assert sharded.coordinator.losses == []
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_lost_begins_again_and_nothing_is_missing(whole):
     """In virtual time; however far it was, and though it is lost again."""
     sharded = Sharded(SCENARIO, 3, loses={1: [3, 1], 2: [0]})
@@ -89,6 +92,7 @@ def test_a_shard_that_is_lost_begins_again_and_nothing_is_missing(whole):
     assert [len(shard["lost"]) for shard in told] == [0, 2, 1]
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_lost_again_and_again_is_given_up_and_what_it_had_to_do_has_failed(whole):
     sharded = Sharded(SCENARIO, 3, loses={0: [2, 2, 2, 2, 2]})
     assert [loss.is_back for loss in sharded.coordinator.losses] == [True, True, True, False]
@@ -130,6 +134,7 @@ def test_who_is_meant_does_not_depend_on_the_shard(count):
     assert all(part.identities[unit].vin == run.identities[unit].vin for part in parts for unit in part.identities)
 
 
+@pytest.mark.slow
 def test_another_unit_or_group_changes_nobody_elses_trace(whole):
     more = SCENARIO.replace("count: 8", "count: 9").replace("groups:\n", "groups:\n  z: { profile: E7, count: 2 }\n")
     # The moment at which a unit is switched on is its place in the run, so the ramp-up is said.
@@ -139,6 +144,7 @@ def test_another_unit_or_group_changes_nobody_elses_trace(whole):
     assert named == before
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_says_how_far_each_shard_came():
     """What all shards have passed is judged, the rest is not; each unit's trace is up to where its shard was."""
     long = SCENARIO.replace("duration: 30s", "duration: 10h")
@@ -162,6 +168,7 @@ def test_a_run_that_is_stopped_says_how_far_each_shard_came():
     assert len(sharded.result.hashes) == 13
 
 
+@pytest.mark.slow
 def test_a_run_in_virtual_time_over_shards_cannot_be_steered(tmp_path):
     """Each shard has its own clock. The run can be asked for its status."""
     steering, answers = SteeringSocket(tmp_path / "s"), []
