@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bmsota import __version__
 from bmsota.errors import BmsotaError, ConfigurationError
 from bmsota_sim._exit_codes import WRONG_USAGE
+from bmsota_sim.kernel import SECOND
 from bmsota_sim.run.ending import Carried, RunConsole, complain, document_given, locked, tell_result
 from bmsota_sim.run.given import prepare
 from bmsota_sim.run.outputs.series import Series
@@ -90,12 +92,21 @@ def register(app: typer.Typer) -> None:
         """
         try:
             given, ends = _all_parts(parts)
+            if given.version != __version__:
+                raise ConfigurationError(
+                    f"the parts were written by version {given.version}, this is {__version__}; merge with that one"
+                )
             prepared = prepare(given)
             run = ShardedRun(prepared.scenario, given.seed, len(ends), keys=prepared.keys, played=prepared.played)
             steer_again(run, given.steered)
             for units, end in zip(run.units, ends, strict=True):
                 if set(end.hashes) != set(map(str, units)):
                     raise ConfigurationError("a part has other units than this version deals out to its shard")
+                told_at = [at_ns for at_ns in run.due if at_ns <= end.part.at_ns and at_ns not in end.moments]
+                if told_at:
+                    raise ConfigurationError(
+                        f"a part does not say what was known at {told_at[0] / SECOND:g} s, when something is judged"
+                    )
             # What the parts were given alone would be carried out in one process.
             told = document_given(
                 prepared._replace(given=replace(given, workers=len(ends))),

@@ -29,7 +29,7 @@ from bmsota_sim.run.judged import unstarted
 from bmsota_sim.run.outputs.prometheus import metrics_server, metrics_text, split_host_port
 from bmsota_sim.run.outputs.run_json import unstarted_document
 from bmsota_sim.run.outputs.screen import progress_line
-from bmsota_sim.run.outputs.watch import Progress, RunWatch
+from bmsota_sim.run.outputs.watch import RunProgress, RunWatch
 from bmsota_sim.run.scenario_task import ScenarioTask
 from bmsota_sim.run.shards.carrying import carry_out_alone
 from bmsota_sim.run.shards.cluster import dask_host
@@ -224,7 +224,7 @@ async def _in_real_time(prepared: Prepared, hooks: Hooks, show: RunWatch, asked:
 
 
 async def _opened_task(
-    run: JudgedRun, api: ApiAccess, prepared: Prepared, show: Progress, stack: contextlib.AsyncExitStack
+    run: JudgedRun, api: ApiAccess, prepared: Prepared, show: RunProgress, stack: contextlib.AsyncExitStack
 ) -> ScenarioTask:
     """The run's task, with its connection to the platform and where its code comes."""
     verify = verify_context(prepared.given.tls_ca)
@@ -248,7 +248,7 @@ async def _prepare(task: ScenarioTask, is_stopped: Callable[[], bool]) -> None:
 
 
 def _in_shards(
-    prepared: Prepared, count: int, host: ShardHost, stop: _Stop, show: Progress, steering: _Steering, asked: _Asked
+    prepared: Prepared, count: int, host: ShardHost, stop: _Stop, show: RunProgress, steering: _Steering, asked: _Asked
 ) -> Carried:
     coordinator = Coordinator(prepared, count, host, show)
     result = asyncio.run(_coordinated(coordinator, prepared, stop, show, steering, asked))
@@ -264,7 +264,7 @@ def _in_shards(
 
 
 async def _coordinated(
-    coordinator: Coordinator, prepared: Prepared, stop: _Stop, show: Progress, steering: _Steering, asked: _Asked
+    coordinator: Coordinator, prepared: Prepared, stop: _Stop, show: RunProgress, steering: _Steering, asked: _Asked
 ) -> Result:
     run, told = coordinator.run, 0
 
@@ -607,7 +607,7 @@ def _shards(given: RunGiven) -> tuple[int, ShardHost | None]:
 
 def _carry_out_part(prepared: Prepared, shard: Shard, report: Path, stop: _Stop, console: Console) -> int:
     """Carry one shard out alone, and write its part."""
-    with Progress(console) as show:
+    with RunProgress(console) as show:
         try:
             end = carry_out_alone(
                 prepared,

@@ -7,6 +7,7 @@ Both are judged here, so the verdict is the same. No I/O, no clock.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from bmsota_sim.run.selection import UnitId
     from bmsota_sim.run.verbs import Verb
 
-__all__ = ["Case", "Event", "Figures", "JudgedRun", "Result", "event_text", "fold", "unstarted"]
+__all__ = ["Case", "Event", "JudgedRun", "Result", "RunFigures", "event_text", "fold", "unstarted"]
 
 FAILING_MAX = 10
 WORST_MAX = 10
@@ -80,7 +81,7 @@ class Result:
         return all(case.passed is not False for case in self.cases)
 
 
-class Figures(NamedTuple):
+class RunFigures(NamedTuple):
     """How far a run is: what one looks at while it goes on. Those of shards add up."""
 
     at_ns: int
@@ -102,7 +103,7 @@ class Figures(NamedTuple):
         return quantile_of(self.replies, 0.99)
 
     @classmethod
-    def of(cls, ledger: Ledger, *, at_ns: int, started: int) -> Figures:
+    def of(cls, ledger: Ledger, *, at_ns: int, started: int) -> RunFigures:
         return cls(
             at_ns=at_ns,
             unit_count=len(ledger.units),
@@ -116,7 +117,7 @@ class Figures(NamedTuple):
         )
 
     @classmethod
-    def added(cls, parts: Collection[Figures]) -> Figures:
+    def added(cls, parts: Collection[RunFigures]) -> RunFigures:
         """Of all shards; the time is that of the one that is furthest behind.
 
         Raises:
@@ -145,7 +146,7 @@ def _worst_told(unit: UnitLedger) -> str:
     return f"{unit.unit}: {first.replace('_', ' ')} first, at {unit.firsts[first].at_ns / NS_PER_S:.1f} s"
 
 
-class JudgedRun:
+class JudgedRun(ABC):
     """Plan, ledger and verdicts of a run, or of a part of its units."""
 
     def __init__(
@@ -210,18 +211,18 @@ class JudgedRun:
     # -- how far it is: said by who carries it out -----------------------------------------------------------------------
 
     @property
+    @abstractmethod
     def at_ns(self) -> int:
         """How far it is, from its start."""
-        raise NotImplementedError
 
     def now_ns(self) -> int:
         """From the start of the run, by the ledger's clock."""
         return self.at_ns
 
     @property
+    @abstractmethod
     def not_started(self) -> Collection[UnitId]:
         """The units that were not switched on yet."""
-        raise NotImplementedError
 
     @property
     def started(self) -> int:
@@ -232,9 +233,9 @@ class JudgedRun:
     def duration_ns(self) -> int:
         return round(self.scenario.duration_s * NS_PER_S)
 
-    def figures(self) -> Figures:
+    def figures(self) -> RunFigures:
         """What one looks at."""
-        return Figures.of(self.ledger, at_ns=self.at_ns, started=self.started)
+        return RunFigures.of(self.ledger, at_ns=self.at_ns, started=self.started)
 
     # -- the plan --------------------------------------------------------------------------------------------------------
 

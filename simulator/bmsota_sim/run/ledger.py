@@ -40,7 +40,17 @@ if TYPE_CHECKING:
     from bmsota_sim.run.model import FleetScenario
     from bmsota_sim.run.selection import UnitId, Units
 
-__all__ = ["FAULTS", "First", "Ledger", "LedgerPart", "UnitLedger", "UpgradeFacts", "quantile_of", "replies_below"]
+__all__ = [
+    "FAULTS",
+    "LATENCY_BUCKETS",
+    "First",
+    "Ledger",
+    "LedgerPart",
+    "UnitLedger",
+    "UpgradeFacts",
+    "quantile_of",
+    "replies_below",
+]
 
 FAULTS = (
     "connect_failures",
@@ -71,7 +81,7 @@ HEADER_SIZE_BYTES = 24
 IS_COMMAND = 0xFE
 
 # Buckets of reply times: three for each doubling, from 0.1 ms to about 4.5 minutes.
-_BUCKETS = 64
+LATENCY_BUCKETS = 64
 _BUCKET_FIRST_S = 1e-4
 _PER_DOUBLING = 3
 
@@ -342,7 +352,7 @@ class Ledger:
         self.counts: NDArray[np.int64] = np.zeros((len(vins), len(COUNTERS)), np.int64)
         self.reply_sum_s = 0.0
         """Of all answers."""
-        self._latencies: NDArray[np.uint32] = np.zeros((len(vins), _BUCKETS), np.uint32)
+        self._latencies: NDArray[np.uint32] = np.zeros((len(vins), LATENCY_BUCKETS), np.uint32)
         self.units = {unit: UnitLedger(self, row, unit, vin) for row, (unit, vin) in enumerate(vins.items())}
         self.upgrades: dict[UnitId, UpgradeFacts] = {}
         """What the platform's API said last of each unit's upgrade."""
@@ -385,7 +395,7 @@ class Ledger:
     def latency(self, row: int, seconds: float) -> None:
         """An answer took so long."""
         bucket = 0 if seconds <= _BUCKET_FIRST_S else int(log2(seconds / _BUCKET_FIRST_S) * _PER_DOUBLING) + 1
-        self._latencies[row, min(bucket, _BUCKETS - 1)] += 1
+        self._latencies[row, min(bucket, LATENCY_BUCKETS - 1)] += 1
         self.reply_sum_s += seconds
 
     def ended(self, now_ns: int) -> None:
@@ -467,7 +477,7 @@ class Ledger:
 def replies_below(buckets: NDArray[np.int64]) -> list[tuple[float, int]]:
     """Upper bounds in seconds, and how many answers of a histogram took at most so long; the last bound is infinite."""
     below = np.cumsum(buckets)
-    bounds = [_BUCKET_FIRST_S * 2 ** (index / _PER_DOUBLING) for index in range(_BUCKETS - 1)]
+    bounds = [_BUCKET_FIRST_S * 2 ** (index / _PER_DOUBLING) for index in range(LATENCY_BUCKETS - 1)]
     return [(bound, int(count)) for bound, count in zip([*bounds, inf], below, strict=True)]
 
 
@@ -477,4 +487,4 @@ def quantile_of(buckets: NDArray[Any], share: float) -> float | None:
     if not total:
         return None
     bucket = int(np.searchsorted(np.cumsum(buckets), share * total))
-    return float(_BUCKET_FIRST_S * 2 ** (min(bucket, _BUCKETS - 1) / _PER_DOUBLING))
+    return float(_BUCKET_FIRST_S * 2 ** (min(bucket, LATENCY_BUCKETS - 1) / _PER_DOUBLING))

@@ -158,10 +158,8 @@ def report_of(folder):
     return report, {verdict["name"]: verdict["passed"] for verdict in report["verdicts"]}
 
 
-def test_an_upgrade_of_our_own_platform_from_the_registration_to_the_report(cloud):
-    """Two vehicles come back after a storm; one takes the release and one rolls back. Then the same vehicle with another unit in it."""
-    result = cloud.run(SMALL)
-    assert (result.exit_code, "give --mail-listen HOST:PORT" in result.output) == (2, True), result.output
+def upgrade(cloud, *words):
+    """Two vehicles come back after a storm; one takes the release and one rolls back."""
     stopper = threading.Thread(target=cloud.end_when_all_is_over, args=(Path("out"),))
     stopper.start()
     trust = ("--order-key", "cloud/keys/order_public.pem")
@@ -172,6 +170,7 @@ def test_an_upgrade_of_our_own_platform_from_the_registration_to_the_report(clou
         "--mail-listen",
         f"127.0.0.1:{cloud.mail_port}",
         *trust,
+        *words,
         "--report",
         "out",
     )
@@ -188,7 +187,14 @@ def test_an_upgrade_of_our_own_platform_from_the_registration_to_the_report(clou
     }
     assert all(unit["counters"]["logins"] >= 3 for unit in report["units"].values())
     assert PASSWORD not in (cloud.folder / "out" / "run.json").read_text()
+    return report
 
+
+def test_an_upgrade_of_our_own_platform_from_the_registration_to_the_report(cloud):
+    """Two vehicles come back after a storm; one takes the release and one rolls back. Then the same vehicle with another unit in it."""
+    result = cloud.run(SMALL)
+    assert (result.exit_code, "give --mail-listen HOST:PORT" in result.output) == (2, True), result.output
+    upgrade(cloud)
     result = cloud.run(HISTORY.replace("two vehicles", "Harbour"), "--seed", 2, "--report", "again")
     verdicts = report_of("again")[1]
     assert "0 vehicles in project Harbour; 1 were known" in result.output, result.output
@@ -204,6 +210,13 @@ def test_an_upgrade_of_our_own_platform_from_the_registration_to_the_report(clou
         result.exit_code,
         "is registered with project 'Harbour', the scenario has 'two vehicles'" in result.output,
     ) == (2, True)
+
+
+def test_workers_have_one_registration_and_one_task(cloud):
+    """The process that was started does both; each vehicle is in a process of its own."""
+    report = upgrade(cloud, "--workers", 2)
+    assert [shard["units"] for shard in report["shards"]] == [1, 1]
+    assert [shard["lost"] for shard in report["shards"]] == [[], []]
 
 
 @pytest.mark.skipif(not LONG, reason="minutes of real time: make test-long")

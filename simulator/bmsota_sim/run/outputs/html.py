@@ -109,6 +109,11 @@ def _facts(pairs: Iterator[tuple[str, str]] | Sequence[tuple[str, str]]) -> str:
     )
 
 
+def _losses(shards: Sequence[dict[str, Any]]) -> str:
+    texts = [loss["text"] for shard in shards for loss in shard["lost"]]
+    return "" if not texts else f'<div class="open">{_list(texts, EVENTS_MAX)}</div>'
+
+
 def _generator(document: dict[str, Any]) -> str:
     generator = document["generator"]
     ramp = document["ramp_s"]
@@ -117,8 +122,10 @@ def _generator(document: dict[str, Any]) -> str:
         ("units started", f"{document['started']:,} of {len(document['units']):,}"),
         ("ramp-up", "not finished" if ramp is None else f"{ramp:.1f} s"),
     ]
+    if document["shards"]:
+        facts.append(("shards", f"{len(document['shards']):,}"))
     if not generator:
-        return _facts([("clock", "virtual: never late"), *facts])
+        return _facts([("clock", "virtual: never late"), *facts]) + _losses(document["shards"])
     late = generator["late_s"]
     series = document["series"]
     busy = rates(series["at_s"], series["cpu_s"])
@@ -131,9 +138,16 @@ def _generator(document: dict[str, Any]) -> str:
                 *facts,
             ]
         )
+        + _losses(document["shards"])
         + '<div class="charts" style="margin-top:.6rem">'
         + line_chart("Lateness", series["at_s"], [Line("late", series["late_s"])], unit="s", limit=generator["limit_s"])
-        + line_chart("CPU of the simulator", series["at_s"], [Line("cores", busy)], unit="cores", limit=1.0)
+        + line_chart(
+            "CPU of the simulator",
+            series["at_s"],
+            [Line("cores", busy)],
+            unit="cores",
+            limit=float(len(document["shards"]) or 1),
+        )
         + "</div>"
     )
 

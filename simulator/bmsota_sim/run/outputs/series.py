@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bmsota_sim.run.judged import Figures
+    from bmsota_sim.run.judged import RunFigures
     from bmsota_sim.run.ledger import Ledger
 
 __all__ = ["SAMPLES_MAX", "Sample", "Series"]
@@ -65,7 +65,7 @@ class Series:
         counts = ledger.counts.sum(axis=0)
         self._append(at_ns, counts, ledger.reply_buckets(), ledger.connected_count(), ledger.logged_in_count(), cpu_s)
 
-    def add_figures(self, at_ns: int, figures: Figures, cpu_s: float) -> None:
+    def add_figures(self, at_ns: int, figures: RunFigures, cpu_s: float) -> None:
         """Take a sample of what is known of a run that others carry out."""
         counts = np.array([figures.totals[name] for name in COUNTERS], np.int64)
         self._append(at_ns, counts, figures.replies, figures.connected, figures.logged_in, cpu_s)

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from bmsota_sim.run.judged import JudgedRun
     from bmsota_sim.run.runner import Run
 
-__all__ = ["Progress", "RunWatch", "Sampler"]
+__all__ = ["RunProgress", "RunWatch", "Sampler"]
 
 SHOW_S = 0.5
 LINE_S = 10.0
 
 
-class Progress:
+class RunProgress:
     """The screen, or the lines. Shown now and then, however often it is asked to."""
 
     def __init__(self, console: Console) -> None:
@@ -57,7 +57,7 @@ class Progress:
             self._console.print(progress_line(run, late_s), markup=False, highlight=False, soft_wrap=True)
 
 
-class RunWatch(Progress):
+class RunWatch(RunProgress):
     """Asked again and again by the driver of a run."""
 
     def __init__(self, console: Console, duration_ns: int, *, is_virtual: bool) -> None:

@@ -18,7 +18,7 @@ from bmsota_sim.realtime import run_on_links
 from bmsota_sim.run.driving import Hooks, StoppedError, carry_out, carry_out_virtual
 from bmsota_sim.run.given import prepare
 from bmsota_sim.run.outputs.watch import Sampler
-from bmsota_sim.run.shards.part import Part, ShardEnd, part_of, shard_units
+from bmsota_sim.run.shards.part import ShardEnd, ShardPart, part_of, shard_units
 from bmsota_sim.run.steering import entry_of
 
 if TYPE_CHECKING:
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
 
     from bmsota_sim.realtime import RealTimeDriver
     from bmsota_sim.run.given import Prepared
-    from bmsota_sim.run.judged import Figures
+    from bmsota_sim.run.judged import RunFigures
     from bmsota_sim.run.outputs.series import Sample
     from bmsota_sim.run.runner import Run
     from bmsota_sim.run.shards.part import Shard
 
 __all__ = [
-    "Begun",
     "Channel",
     "ChannelClosedError",
-    "Close",
-    "Command",
-    "Done",
-    "Go",
-    "Known",
-    "Message",
-    "Over",
-    "Progress",
-    "Ready",
-    "Steer",
-    "Stop",
+    "ShardBegun",
+    "ShardClose",
+    "ShardCommand",
+    "ShardDone",
+    "ShardGo",
+    "ShardKnown",
+    "ShardMessage",
+    "ShardOver",
+    "ShardProgress",
+    "ShardReady",
+    "ShardSteer",
+    "ShardStop",
     "carry_out_alone",
     "carry_out_shard",
 ]
@@ -61,67 +61,67 @@ CLOSE_TIMEOUT_S = 60.0
 # -- what a shard tells ------------------------------------------------------------------------------------------------
 
 
-class Begun(NamedTuple):
+class ShardBegun(NamedTuple):
     """It has been taken up, by this process. A second one of the same shard: the first was lost."""
 
     where: str
     pid: int
 
 
-class Ready(NamedTuple):
-    """Its units are built; in real time it waits for `Go`."""
+class ShardReady(NamedTuple):
+    """Its units are built; in real time it waits for `ShardGo`."""
 
 
-class Progress(NamedTuple):
+class ShardProgress(NamedTuple):
     """How far it is."""
 
-    figures: Figures
+    figures: RunFigures
     late_s: float
     cpu_s: float
 
 
-class Known(NamedTuple):
+class ShardKnown(NamedTuple):
     """What it knows at this time. At a moment that matters, or now and then, for the case that it is lost."""
 
     at_ns: int
-    part: Part
+    part: ShardPart
     is_moment: bool
 
 
-class Over(NamedTuple):
-    """It is at its end, and keeps its links until `Close`."""
+class ShardOver(NamedTuple):
+    """It is at its end, and keeps its links until `ShardClose`."""
 
 
-class Done(NamedTuple):
+class ShardDone(NamedTuple):
     """Nothing more comes but its end."""
 
 
-Message: TypeAlias = Begun | Ready | Progress | Known | Over | Done
+ShardMessage: TypeAlias = ShardBegun | ShardReady | ShardProgress | ShardKnown | ShardOver | ShardDone
 
 # -- what it is told -----------------------------------------------------------------------------------------------------
 
 
-class Go(NamedTuple):
+class ShardGo(NamedTuple):
     """The run begins now, or began so long ago."""
 
     joins_ns: int
 
 
-class Steer(NamedTuple):
+class ShardSteer(NamedTuple):
     """One more entry of the timeline, with its time."""
 
     values: dict[str, Any]
 
 
-class Stop(NamedTuple):
+class ShardStop(NamedTuple):
     """End now, with a part."""
 
 
-class Close(NamedTuple):
+class ShardClose(NamedTuple):
     """The links may go."""
 
 
-Command: TypeAlias = Go | Steer | Stop | Close
+ShardCommand: TypeAlias = ShardGo | ShardSteer | ShardStop | ShardClose
 
 
 class ChannelClosedError(Exception):
@@ -131,14 +131,14 @@ class ChannelClosedError(Exception):
 class Channel(Protocol):
     """Between a shard and who started it. Neither end waits for the other."""
 
-    def send(self, message: Message) -> None:
+    def send(self, message: ShardMessage) -> None:
         """Tell it.
 
         Raises:
             ChannelClosedError: nobody is there.
         """
 
-    def receive(self) -> Sequence[Command]:
+    def receive(self) -> Sequence[ShardCommand]:
         """What came since the last time.
 
         Raises:
@@ -157,10 +157,10 @@ class _Carrier:
         self._is_real = False
         self.is_stopped = False
         self._is_closed = False
-        self._go: Go | None = None
+        self._go: ShardGo | None = None
         self._steered: list[dict[str, Any]] = []
 
-    def send(self, message: Message) -> None:
+    def send(self, message: ShardMessage) -> None:
         try:
             self._channel.send(message)
         except ChannelClosedError:
@@ -178,13 +178,13 @@ class _Carrier:
             return
         for command in commands:
             match command:
-                case Go():
+                case ShardGo():
                     self._go = command
-                case Steer(values):
+                case ShardSteer(values):
                     self._steered.append(values)
-                case Stop():
+                case ShardStop():
                     self.is_stopped = True
-                case Close():
+                case ShardClose():
                     self._is_closed = True
 
     def asked(self) -> bool:
@@ -199,17 +199,17 @@ class _Carrier:
         if now_s >= self._progress_s:
             self._progress_s = now_s + PROGRESS_S
             run.sample()
-            self.send(Progress(run.figures(), late_s, time.process_time() - self._cpu_s))
+            self.send(ShardProgress(run.figures(), late_s, time.process_time() - self._cpu_s))
         if self._is_real and now_s >= self._save_s:
             self._save_s = now_s + SAVE_S
-            self.send(Known(run.at_ns, part_of(run), is_moment=False))
+            self.send(ShardKnown(run.at_ns, part_of(run), is_moment=False))
 
     def moment(self, run: Run, at_ns: int) -> None:
-        self.send(Known(at_ns, part_of(run), is_moment=True))
+        self.send(ShardKnown(at_ns, part_of(run), is_moment=True))
 
     async def before(self, _run: Run) -> int:
         self._is_real = True
-        self.send(Ready())
+        self.send(ShardReady())
         while self._go is None:
             if self.asked():
                 raise StoppedError
@@ -217,7 +217,7 @@ class _Carrier:
         return self._go.joins_ns
 
     async def after(self, run: Run, driver: RealTimeDriver) -> None:
-        self.send(Over())
+        self.send(ShardOver())
 
         def closed() -> bool:
             self.look(run, driver.lag_ns / SECOND)
@@ -243,7 +243,7 @@ def carry_out_shard(shard: Shard, channel: Channel) -> ShardEnd:
         StoppedError: before its first unit was switched on.
     """
     carrier = _Carrier(channel)
-    carrier.send(Begun(socket.gethostname(), os.getpid()))
+    carrier.send(ShardBegun(socket.gethostname(), os.getpid()))
     prepared = prepare(shard.given)
     ended: list[ShardEnd] = []
     sampler = Sampler(prepared.end_ns, is_virtual=True)
@@ -271,7 +271,7 @@ def carry_out_shard(shard: Shard, channel: Channel) -> ShardEnd:
         carry_out_virtual(prepared, hooks, only=units)
     else:
         _, generator = run_on_links(carry_out(prepared, hooks, only=units, source_offset=shard.index))
-    carrier.send(Done())
+    carrier.send(ShardDone())
     return ended[0]._replace(generator=generator)
 
 
@@ -289,7 +289,7 @@ def carry_out_alone(
         StoppedError: before its first unit was switched on.
     """
     ended: list[ShardEnd] = []
-    moments: dict[int, Part] = {}
+    moments: dict[int, ShardPart] = {}
     is_virtual = prepared.target is None
     sampler = Sampler(prepared.end_ns, is_virtual=is_virtual)
 

@@ -20,13 +20,13 @@ from uuid import uuid4
 
 from bmsota._extras import needs
 from bmsota.errors import ConfigurationError
-from bmsota_sim.run.shards.carrying import Begun, ChannelClosedError, carry_out_shard
+from bmsota_sim.run.shards.carrying import ChannelClosedError, ShardBegun, carry_out_shard
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from concurrent.futures import Future
 
-    from bmsota_sim.run.shards.carrying import Command, Message
+    from bmsota_sim.run.shards.carrying import ShardCommand, ShardMessage
     from bmsota_sim.run.shards.part import Shard, ShardEnd
 
 __all__ = ["DaskHost", "dask_host"]
@@ -54,7 +54,7 @@ class _QueueChannel:
         self._up = distributed.Queue(f"{name}-up", client=client)
         self._down = distributed.Queue(f"{name}-down-{index}", client=client)
         self._to_send: SimpleQueue[bytes | None] = SimpleQueue()
-        self._received: SimpleQueue[Command] = SimpleQueue()
+        self._received: SimpleQueue[ShardCommand] = SimpleQueue()
         self._heard_s = time.monotonic()
         self._is_closed = False
         self._threads = [threading.Thread(target=each, daemon=True) for each in (self._send_all, self._receive_all)]
@@ -81,16 +81,16 @@ class _QueueChannel:
             if command is not None and attempt == self._attempt:
                 self._received.put(command)
 
-    def send(self, message: Message) -> None:
+    def send(self, message: ShardMessage) -> None:
         if self._is_closed:
             raise ChannelClosedError
         self._to_send.put(pickle.dumps((self._index, self._attempt, message)))
 
-    def receive(self) -> Sequence[Command]:
+    def receive(self) -> Sequence[ShardCommand]:
         if self._is_closed or time.monotonic() - self._heard_s > SILENCE_S:
             self._is_closed = True
             raise ChannelClosedError
-        found: list[Command] = []
+        found: list[ShardCommand] = []
         with contextlib.suppress(Empty):
             while True:
                 found.append(self._received.get_nowait())
@@ -151,23 +151,23 @@ class DaskHost:
             self._downs[shard.index] = distributed.Queue(f"{self._name}-down-{shard.index}", client=self._client)
         self._futures[shard.index] = self._executor.submit(_carry_out, shard, self._name)
 
-    def poll(self) -> list[tuple[int, Message]]:
+    def poll(self) -> list[tuple[int, ShardMessage]]:
         now_s = time.monotonic()
         if now_s - self._alive_s >= ALIVE_S:
             self._alive_s = now_s
             for down in self._downs.values():
                 down.put(pickle.dumps(("", None)))
-        found: list[tuple[int, Message]] = []
+        found: list[tuple[int, ShardMessage]] = []
         with contextlib.suppress(Empty):
             while True:
                 index, attempt, message = pickle.loads(self._messages.get_nowait())  # noqa: S301 - from our own shards
-                if isinstance(message, Begun):
+                if isinstance(message, ShardBegun):
                     self._attempts[index] = attempt
                 if self._attempts.get(index) == attempt:
                     found.append((index, message))
         return found
 
-    def send(self, index: int, command: Command) -> None:
+    def send(self, index: int, command: ShardCommand) -> None:
         self._downs[index].put(pickle.dumps((self._attempts.get(index, ""), command)))
 
     def future(self, index: int) -> Future[ShardEnd]:

@@ -15,10 +15,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from bmsota.errors import ConfigurationError
 from bmsota_sim.kernel import MS, SECOND
 from bmsota_sim.run.driving import StoppedError
-from bmsota_sim.run.judged import Figures
+from bmsota_sim.run.judged import RunFigures
 from bmsota_sim.run.outputs.series import Series
-from bmsota_sim.run.shards.carrying import Begun, Close, Done, Go, Known, Over, Progress, Ready, Steer, Stop
-from bmsota_sim.run.shards.part import Part, Shard, ShardEnd
+from bmsota_sim.run.shards.carrying import (
+    ShardBegun,
+    ShardClose,
+    ShardDone,
+    ShardGo,
+    ShardKnown,
+    ShardOver,
+    ShardProgress,
+    ShardReady,
+    ShardSteer,
+    ShardStop,
+)
+from bmsota_sim.run.shards.part import Shard, ShardEnd, ShardPart
 from bmsota_sim.run.shards.together import ShardedRun
 from bmsota_sim.run.steering import steer_again
 
@@ -28,8 +39,8 @@ if TYPE_CHECKING:
 
     from bmsota_sim.run.given import Prepared
     from bmsota_sim.run.judged import Result
-    from bmsota_sim.run.outputs.watch import Progress as Screen
-    from bmsota_sim.run.shards.carrying import Command, Message
+    from bmsota_sim.run.outputs.watch import RunProgress
+    from bmsota_sim.run.shards.carrying import ShardCommand, ShardMessage
 
 __all__ = ["Coordinator", "Loss", "ShardHost", "shard_document"]
 
@@ -46,10 +57,10 @@ class ShardHost(Protocol):
     def start(self, shard: Shard) -> None:
         """Begin it, or begin it again."""
 
-    def poll(self) -> list[tuple[int, Message]]:
+    def poll(self) -> list[tuple[int, ShardMessage]]:
         """What shards have told since the last time, by their index."""
 
-    def send(self, index: int, command: Command) -> None:
+    def send(self, index: int, command: ShardCommand) -> None:
         """Tell a shard."""
 
     def future(self, index: int) -> Future[ShardEnd]:
@@ -86,12 +97,12 @@ class _State:
     is_over: bool = False
     is_done: bool = False
     has_ended: bool = False
-    known: Part | None = None
+    known: ShardPart | None = None
     """What it knew last, with what was known before a loss."""
-    base: Part | None = None
+    base: ShardPart | None = None
     """What was known when it was lost."""
-    figures: Figures | None = None
-    base_figures: Figures | None = None
+    figures: RunFigures | None = None
+    base_figures: RunFigures | None = None
     late_s: float = 0.0
     cpu_s: float = 0.0
     lost: int = 0
@@ -107,7 +118,7 @@ class _CoordinatedRun(ShardedRun):
     def now_ns(self) -> int:
         return super().now_ns() if self.clock_ns is None else self.clock_ns()
 
-    def figures(self) -> Figures:
+    def figures(self) -> RunFigures:
         figures = super().figures()
         return figures if self.clock_ns is None else figures._replace(at_ns=min(self.clock_ns(), self.duration_ns))
 
@@ -123,7 +134,7 @@ class _CoordinatedRun(ShardedRun):
 class Coordinator:
     """One run over several shards."""
 
-    def __init__(self, prepared: Prepared, count: int, host: ShardHost, screen: Screen) -> None:
+    def __init__(self, prepared: Prepared, count: int, host: ShardHost, screen: RunProgress) -> None:
         """*host* runs the shards; *screen* shows them.
 
         Raises:
@@ -196,8 +207,9 @@ class Coordinator:
                     playing.result()  # What fails on the platform is told; anything else is a fault of ours.
                 if self._is_going and after is not None and self._all(lambda state: state.is_over):
                     await _ended(playing)
+                    playing = None
                     await after()
-                    self._tell(Close())
+                    self._tell(ShardClose())
                     after = None
                 await asyncio.sleep(LOOK_S)
             if not any(state.end for state in self._states):
@@ -206,6 +218,7 @@ class Coordinator:
         finally:
             await _ended(preparing)
             await _ended(playing)
+            self._tell(ShardStop())
             self._host.close()
 
     def _all(self, holds: Callable[[_State], bool]) -> bool:
@@ -216,9 +229,9 @@ class Coordinator:
 
     def _go(self) -> None:
         self._is_going, self._began_s = True, time.monotonic()
-        self._tell(Go(0))
+        self._tell(ShardGo(0))
 
-    def _tell(self, command: Command) -> None:
+    def _tell(self, command: ShardCommand) -> None:
         for index, state in enumerate(self._states):
             if not state.has_ended:
                 self._host.send(index, command)
@@ -226,20 +239,22 @@ class Coordinator:
     def steer(self, values: dict[str, Any]) -> None:
         """Tell the shards of an entry that `run` has planned."""
         self._steered.append(values)
-        self._tell(Steer(values))
+        self._tell(ShardSteer(values))
 
     # -- what shards tell ------------------------------------------------------------------------------------------------
 
     def _pump(self, *, is_stopping: bool) -> None:
         if is_stopping and not self._is_stopping:
             self._is_stopping = True
-            self._tell(Stop())
+            self._tell(ShardStop())
         for index, message in self._host.poll():
             self._told(index, self._states[index], message)
         for index, state in enumerate(self._states):
             future = self._host.future(index)
             if state.has_ended or not future.done():
                 continue
+            if future.cancelled():
+                raise ConfigurationError(f"{self._shard(index)} was cancelled: where it ran is gone, or ends")
             error = future.exception()
             if error is None:
                 if state.is_done:  # What it has told before is here.
@@ -258,33 +273,35 @@ class Coordinator:
                 self._series.add_figures(at_ns, self.run.figures(), sum(state.cpu_s for state in self._states))
         self._screen.show(self.run, self.late_s, self._series.rate("sent") if self._is_real else None)
 
-    def _told(self, index: int, state: _State, message: Message) -> None:
+    def _told(self, index: int, state: _State, message: ShardMessage) -> None:
         match message:
-            case Begun(where, pid):
+            case ShardBegun(where, pid):
                 if state.has_begun:
                     self._lost(index, f"its worker is gone ({state.where})", is_started=True)
                 state.has_begun, state.where = True, f"{where}, process {pid}"
-            case Ready():
+                if self._is_stopping:  # It was not there when the others were told.
+                    self._host.send(index, ShardStop())
+            case ShardReady():
                 state.is_ready = True
                 if self._is_going and not state.has_ended:
                     self._come_back(index, state)
-            case Progress(figures, late_s, cpu_s):
+            case ShardProgress(figures, late_s, cpu_s):
                 state.late_s, state.cpu_s = late_s, cpu_s
                 if state.base_figures is not None:
                     was = state.base_figures._replace(
                         unit_count=0, started=0, connected=0, logged_in=0, at_ns=figures.at_ns
                     )
-                    figures = Figures.added([figures, was])
+                    figures = RunFigures.added([figures, was])
                 state.figures = figures
                 self.run.show(index, figures)
                 self.late_s = max(each.late_s for each in self._states)
-            case Known(at_ns, part, is_moment):
+            case ShardKnown(at_ns, part, is_moment):
                 state.known = part if state.base is None else part.after(state.base)
                 if is_moment:
                     self.run.know(index, at_ns, state.known)
-            case Over():
+            case ShardOver():
                 state.is_over = True
-            case Done():
+            case ShardDone():
                 state.is_done = True
 
     def _with_base(self, state: _State, end: ShardEnd) -> ShardEnd:
@@ -309,6 +326,8 @@ class Coordinator:
         known = state.known
         if self._is_real:
             state.base, state.base_figures = state.known, state.figures
+            if state.figures is not None:
+                run.show(index, state.figures._replace(started=0, connected=0, logged_in=0))
         else:
             state.known = state.figures = None
         if is_back:
@@ -347,9 +366,9 @@ class Coordinator:
             return
         state.base = self.run.without(index, joins_ns, state.base)
         self.run.missed(index, joins_ns, state.base)
-        self._host.send(index, Go(joins_ns))
+        self._host.send(index, ShardGo(joins_ns))
         for values in self._steered:
-            self._host.send(index, Steer(values))
+            self._host.send(index, ShardSteer(values))
 
     # -- the end ---------------------------------------------------------------------------------------------------------
 
@@ -368,10 +387,23 @@ class Coordinator:
         self._series.add_figures(self.run.at_ns, self.run.figures(), sum(state.cpu_s for state in self._states))
         return self._series
 
+    def _loss_document(self, loss: Loss) -> dict[str, Any]:
+        return {
+            "at_s": loss.at_ns / SECOND,
+            "reason": loss.reason,
+            "is_back": loss.is_back,
+            "text": loss.text(self.run.count),
+        }
+
     def shards(self) -> list[dict[str, Any]]:
         """How each shard ended, for the report."""
         return [
-            shard_document(index, end, where=state.where, losses=[loss for loss in self.losses if loss.shard == index])
+            shard_document(
+                index,
+                end,
+                where=state.where,
+                lost=[self._loss_document(loss) for loss in self.losses if loss.shard == index],
+            )
             for index, (state, end) in enumerate(zip(self._states, self.ends, strict=True))
         ]
 
@@ -382,7 +414,7 @@ async def _ended(task: asyncio.Future[object] | None) -> None:
         await asyncio.wait({task})
 
 
-def shard_document(index: int, end: ShardEnd, *, where: str, losses: Sequence[Loss] = ()) -> dict[str, Any]:
+def shard_document(index: int, end: ShardEnd, *, where: str, lost: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """What `run.json` has of a shard."""
     return {
         "index": index,
@@ -391,5 +423,5 @@ def shard_document(index: int, end: ShardEnd, *, where: str, losses: Sequence[Lo
         "started": len(end.part.ledger.counts) - len(end.part.not_started),
         "ran_s": end.part.at_ns / SECOND,
         "generator": None if end.generator is None else end.generator.document(),
-        "lost": [{"at_s": loss.at_ns / SECOND, "reason": loss.reason, "is_back": loss.is_back} for loss in losses],
+        "lost": list(lost),
     }

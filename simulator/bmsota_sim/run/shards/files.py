@@ -17,10 +17,11 @@ import numpy as np
 
 from bmsota.errors import ConfigurationError
 from bmsota_sim.run.driving import Generator
+from bmsota_sim.run.expectations import COUNTERS
 from bmsota_sim.run.given import RunGiven
-from bmsota_sim.run.ledger import First, LedgerPart
+from bmsota_sim.run.ledger import LATENCY_BUCKETS, First, LedgerPart
 from bmsota_sim.run.outputs.series import Sample
-from bmsota_sim.run.shards.part import EventFacts, Part, Shard, ShardEnd
+from bmsota_sim.run.shards.part import EventFacts, Shard, ShardEnd, ShardPart
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,8 +123,10 @@ def _sparse(array: np.ndarray[Any, Any]) -> dict[str, Any]:
     return {"shape": list(array.shape), "places": places.tolist(), "values": flat[places].tolist()}
 
 
-def _dense(document: dict[str, Any], kind: type[np.generic]) -> np.ndarray[Any, Any]:
-    array = np.zeros(document["shape"], kind)
+def _dense(document: dict[str, Any], kind: type[np.generic], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    if tuple(document["shape"]) != shape:
+        raise ValueError(f"expected an array of {shape}, got {document['shape']}")
+    array = np.zeros(shape, kind)
     array.ravel()[document["places"]] = document["values"]
     return array
 
@@ -142,19 +145,19 @@ def _end_document(end: ShardEnd) -> dict[str, Any]:
 
 
 def _end(document: dict[str, Any]) -> ShardEnd:
-    generator = document["generator"]
+    generator, unit_count = document["generator"], len(document["hashes"])
     return ShardEnd(
-        part=_part(document["part"]),
+        part=_part(document["part"], unit_count),
         hashes={str(unit): str(digest) for unit, digest in document["hashes"].items()},
         samples=tuple(_sample(each) for each in document["samples"]),
         generator=None
         if generator is None
         else Generator(**{**generator, "lag_time_ns": tuple(generator["lag_time_ns"])}),
-        moments={int(at_ns): _part(part) for at_ns, part in document["moments"].items()},
+        moments={int(at_ns): _part(part, unit_count) for at_ns, part in document["moments"].items()},
     )
 
 
-def _part_document(part: Part) -> dict[str, Any]:
+def _part_document(part: ShardPart) -> dict[str, Any]:
     ledger = part.ledger
     return {
         "at_ns": part.at_ns,
@@ -173,19 +176,22 @@ def _part_document(part: Part) -> dict[str, Any]:
     }
 
 
-def _part(document: dict[str, Any]) -> Part:
-    counts = _dense(document["counts"], np.int64)
+def _part(document: dict[str, Any], unit_count: int) -> ShardPart:
+    counts = _dense(document["counts"], np.int64, (unit_count, len(COUNTERS)))
+    rows = range(unit_count)
+    if not set(document["not_started"]) <= set(rows) or not set(map(int, document["firsts"])) <= set(rows):
+        raise ValueError("a unit that is not of this shard")
 
     def flags(rows: list[int]) -> np.ndarray[Any, Any]:
         array = np.zeros(len(counts), np.bool_)
         array[rows] = True
         return array
 
-    return Part(
+    return ShardPart(
         at_ns=int(document["at_ns"]),
         ledger=LedgerPart(
             counts=counts,
-            latencies=_dense(document["latencies"], np.uint32),
+            latencies=_dense(document["latencies"], np.uint32, (unit_count, LATENCY_BUCKETS)),
             reply_sum_s=float(document["reply_sum_s"]),
             is_up=flags(document["is_up"]),
             is_logged_in=flags(document["is_logged_in"]),
@@ -214,6 +220,6 @@ def _sample(document: dict[str, Any]) -> Sample:
         **{
             **document,
             "counts": np.array(document["counts"], np.int64),
-            "replies": _dense(document["replies"], np.int64),
+            "replies": _dense(document["replies"], np.int64, (LATENCY_BUCKETS,)),
         }
     )

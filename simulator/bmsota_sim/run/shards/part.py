@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bmsota_sim.run.runner import Run
     from bmsota_sim.run.selection import UnitId
 
-__all__ = ["EventFacts", "Part", "Shard", "ShardEnd", "part_of", "shard_units"]
+__all__ = ["EventFacts", "Shard", "ShardEnd", "ShardPart", "part_of", "shard_units"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class EventFacts(NamedTuple):
     reason: str
 
 
-class Part(NamedTuple):
+class ShardPart(NamedTuple):
     """What a shard knows of its units at a moment, in their order."""
 
     at_ns: int
@@ -70,7 +70,7 @@ class Part(NamedTuple):
     """Which of its units, by their place in it."""
     ramp_ns: int | None
 
-    def after(self, earlier: Part) -> Part:
+    def after(self, earlier: ShardPart) -> ShardPart:
         """This part of a shard that began again in the middle of a run, with what was known of its units before."""
         return self._replace(ledger=self.ledger.after(earlier.ledger), events={**earlier.events, **self.events})
 
@@ -78,12 +78,12 @@ class Part(NamedTuple):
 class ShardEnd(NamedTuple):
     """How a shard ended."""
 
-    part: Part
+    part: ShardPart
     hashes: dict[str, str]
     samples: tuple[Sample, ...]
     generator: Generator | None
     """None: in virtual time."""
-    moments: dict[int, Part]
+    moments: dict[int, ShardPart]
     """What was known when something had to be judged, or to be counted from; empty where it was told at once."""
 
 
@@ -91,10 +91,10 @@ def _facts(event: Event) -> EventFacts:
     return EventFacts(event.outcome, event.reason)
 
 
-def part_of(run: Run) -> Part:
+def part_of(run: Run) -> ShardPart:
     """What *run*, which has the units of a shard alone, knows now."""
     place = {unit: index for index, unit in enumerate(run.ledger.units)}
-    return Part(
+    return ShardPart(
         at_ns=run.at_ns,
         ledger=run.ledger.part(),
         events={event.planned.order: _facts(event) for event in run.events if event.outcome != "not reached"},

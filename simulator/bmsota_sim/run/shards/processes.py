@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import signal
 import threading
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -13,13 +12,13 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from bmsota_sim._signals import ending_signals
-from bmsota_sim.run.shards.carrying import Begun, ChannelClosedError, carry_out_shard
+from bmsota_sim.run.shards.carrying import ChannelClosedError, carry_out_shard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from multiprocessing.connection import Connection
 
-    from bmsota_sim.run.shards.carrying import Command, Message
+    from bmsota_sim.run.shards.carrying import ShardCommand, ShardMessage
     from bmsota_sim.run.shards.part import Shard, ShardEnd
 
 __all__ = ["ProcessHost"]
@@ -31,17 +30,17 @@ END_TIMEOUT_S = 10.0
 class _PipeChannel:
     """The shard's end of a pipe."""
 
-    def __init__(self, connection: Connection[Message, Command]) -> None:
+    def __init__(self, connection: Connection[ShardMessage, ShardCommand]) -> None:
         self._connection = connection
 
-    def send(self, message: Message) -> None:
+    def send(self, message: ShardMessage) -> None:
         try:
             self._connection.send(message)
         except OSError as error:
             raise ChannelClosedError from error
 
-    def receive(self) -> Sequence[Command]:
-        found: list[Command] = []
+    def receive(self) -> Sequence[ShardCommand]:
+        found: list[ShardCommand] = []
         try:
             while self._connection.poll():
                 found.append(self._connection.recv())
@@ -53,7 +52,7 @@ class _PipeChannel:
 _channel: _PipeChannel
 
 
-def _adopt(connection: Connection[Message, Command]) -> None:
+def _adopt(connection: Connection[ShardMessage, ShardCommand]) -> None:
     """In the new process: who started it decides when it ends, and a Ctrl-C reaches both."""
     global _channel  # noqa: PLW0603 - what an executor's initializer is for
     _channel = _PipeChannel(connection)
@@ -82,14 +81,15 @@ class _Process:
     def __init__(self, shard: Shard) -> None:
         # Not fork: this process has threads.
         context = multiprocessing.get_context("spawn")
-        self.pid = 0
-        self.messages: SimpleQueue[Message] = SimpleQueue()
+        self.messages: SimpleQueue[ShardMessage] = SimpleQueue()
         self._connection, theirs = context.Pipe()
+        others = set(multiprocessing.active_children())
         with _signals_held():
             self._executor = ProcessPoolExecutor(1, mp_context=context, initializer=_adopt, initargs=(theirs,))
             self.future: Future[ShardEnd] = self._executor.submit(_carry_out, shard)
             self._reader = threading.Thread(target=self._read, daemon=True)
             self._reader.start()
+        self._children = [child for child in multiprocessing.active_children() if child not in others]
         theirs.close()  # Its process alone has it now: when that is gone, so is the pipe.
 
     def _read(self) -> None:
@@ -97,12 +97,18 @@ class _Process:
             while True:
                 self.messages.put(self._connection.recv())
 
-    def send(self, command: Command) -> None:
+    def send(self, command: ShardCommand) -> None:
         with contextlib.suppress(OSError):  # It has ended; its future says how.
             self._connection.send(command)
 
     def close(self) -> None:
+        """End the process, one that hears nothing too."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+        self._reader.join(END_TIMEOUT_S)  # Until the process has let go of its end.
+        if self._reader.is_alive():
+            for child in self._children:
+                child.kill()
+            self._reader.join()
         self._connection.close()
 
 
@@ -118,18 +124,15 @@ class ProcessHost:
             old.close()
         self._processes[shard.index] = _Process(shard)
 
-    def poll(self) -> list[tuple[int, Message]]:
-        found: list[tuple[int, Message]] = []
+    def poll(self) -> list[tuple[int, ShardMessage]]:
+        found: list[tuple[int, ShardMessage]] = []
         for index, process in self._processes.items():
             with contextlib.suppress(Empty):
                 while True:
-                    message = process.messages.get_nowait()
-                    if isinstance(message, Begun):
-                        process.pid = message.pid
-                    found.append((index, message))
+                    found.append((index, process.messages.get_nowait()))
         return found
 
-    def send(self, index: int, command: Command) -> None:
+    def send(self, index: int, command: ShardCommand) -> None:
         self._processes[index].send(command)
 
     def future(self, index: int) -> Future[ShardEnd]:
@@ -139,13 +142,6 @@ class ProcessHost:
         return "its process was killed" if isinstance(error, BrokenProcessPool) else ""
 
     def close(self) -> None:
-        """End every process, those that hear nothing too."""
         for process in self._processes.values():
             process.close()
-        for process in self._processes.values():
-            with contextlib.suppress(Exception):
-                process.future.exception(timeout=END_TIMEOUT_S)
-            if not process.future.done() and process.pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGKILL)
         self._processes.clear()

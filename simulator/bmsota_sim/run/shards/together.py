@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from bmsota_sim.run.base import NS_PER_S
 from bmsota_sim.run.expectations import moments
-from bmsota_sim.run.judged import Figures, JudgedRun
+from bmsota_sim.run.judged import JudgedRun, RunFigures
 from bmsota_sim.run.ledger import Ledger
-from bmsota_sim.run.shards.part import EventFacts, Part, shard_units
+from bmsota_sim.run.shards.part import EventFacts, ShardPart, shard_units
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -49,12 +49,12 @@ class ShardedRun(JudgedRun):
         self.count = count
         self.units = tuple(shard_units(scenario, index, count) for index in range(count))
         """Of each shard."""
-        self._parts: list[Part | None] = [None] * count
-        self._figures: list[Figures | None] = [None] * count
+        self._parts: list[ShardPart | None] = [None] * count
+        self._figures: list[RunFigures | None] = [None] * count
         self._marks = {round(scenario.seconds_of(each.since) * NS_PER_S) for each in scenario.expect if each.since}
         self._judged_at = {at_ns for at_ns in moments(scenario) if at_ns < self.duration_ns}
         self._due = sorted(self._marks | self._judged_at)
-        self._moments: dict[int, dict[int, Part]] = {at_ns: {} for at_ns in self._due}
+        self._moments: dict[int, dict[int, ShardPart]] = {at_ns: {} for at_ns in self._due}
         self._platform_events = {event.planned.order for event in self.events if event.planned.unit is None}
 
     # -- how far it is ---------------------------------------------------------------------------------------------------
@@ -76,17 +76,17 @@ class ShardedRun(JudgedRun):
             for place in (range(len(units)) if part is None else part.not_started)
         ]
 
-    def show(self, index: int, figures: Figures) -> None:
+    def show(self, index: int, figures: RunFigures) -> None:
         """A shard tells how far it is."""
         self._figures[index] = figures
 
-    def figures(self) -> Figures:
+    def figures(self) -> RunFigures:
         """What one looks at, of all shards; the units of one that has told nothing yet are there, and off."""
         known = [each for each in self._figures if each is not None]
         if all(part is not None for part in self._parts) or not known:
             return super().figures()
         missing = [len(units) for units, each in zip(self.units, self._figures, strict=True) if each is None]
-        added = Figures.added(known)
+        added = RunFigures.added(known)
         return added._replace(unit_count=added.unit_count + sum(missing), at_ns=0 if missing else added.at_ns)
 
     # -- what it is put together from ------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ class ShardedRun(JudgedRun):
         self._platform_events |= {event.planned.order for event in events if event.planned.unit is None}
         return len(events)
 
-    def know(self, index: int, at_ns: int, part: Part) -> None:
+    def know(self, index: int, at_ns: int, part: ShardPart) -> None:
         """What a shard knew at one of the moments that matter; what is complete is judged.
 
         A shard that began again from the start tells its moments again; they are the same.
@@ -119,20 +119,22 @@ class ShardedRun(JudgedRun):
             if due_ns in self._judged_at:
                 self.judge(due_ns)
 
-    def missed(self, index: int, until_ns: int, part: Part) -> None:
+    def missed(self, index: int, until_ns: int, part: ShardPart) -> None:
         """A shard was away up to *until_ns*: what was known last stands for the moments that it has not told."""
         for at_ns in [each for each in self._due if each < until_ns]:
             if at_ns in self._moments and index not in self._moments[at_ns]:
                 self.know(index, at_ns, part)
 
-    def without(self, index: int, until_ns: int, part: Part | None) -> Part:
+    def without(self, index: int, until_ns: int, part: ShardPart | None) -> ShardPart:
         """What is known of a shard that was lost and is away up to *until_ns*: what it had to do since has failed.
 
         *part*: what it knew last; None: nothing is known of it.
         """
         units = self.units[index]
         if part is None:
-            part = Part(0, Ledger(self.scenario, dict.fromkeys(units, "")).part(), {}, tuple(range(len(units))), None)
+            part = ShardPart(
+                0, Ledger(self.scenario, dict.fromkeys(units, "")).part(), {}, tuple(range(len(units))), None
+            )
         mine = set(units)
         failed = {
             event.planned.order: EventFacts("failed", f"shard {index + 1} of {self.count} was lost then")
@@ -143,7 +145,12 @@ class ShardedRun(JudgedRun):
         }
         return part._replace(events={**part.events, **failed})
 
-    def _take(self, parts: Sequence[Part]) -> None:
+    @property
+    def due(self) -> tuple[int, ...]:
+        """The moments, from the start, at which it still has to know what every shard knows."""
+        return tuple(self._due)
+
+    def _take(self, parts: Sequence[ShardPart]) -> None:
         self.ledger.take((units, part.ledger) for units, part in zip(self.units, parts, strict=True))
 
     def end(self, ends: Sequence[ShardEnd]) -> Result:
@@ -163,7 +170,7 @@ class ShardedRun(JudgedRun):
         ran_ns = min(*(part.at_ns for part in parts), self.duration_ns)
         return self.result(ran_ns, ordered)
 
-    def _became(self, event: Event, parts: Sequence[Part]) -> EventFacts:
+    def _became(self, event: Event, parts: Sequence[ShardPart]) -> EventFacts:
         order = event.planned.order
         found = [part.events[order] for part in parts if order in part.events]
         failed = next((facts for facts in found if facts.outcome == "failed"), None)

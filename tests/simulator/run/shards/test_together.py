@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import threading
 
 import pytest
 from bmsota_sim.run.driving import Hooks, carry_out_virtual
@@ -13,6 +14,7 @@ from bmsota_sim.run.judged import JudgedRun
 from bmsota_sim.run.outputs.watch import RunWatch
 from bmsota_sim.run.scenario import parse_scenario
 from bmsota_sim.run.shards.part import shard_units
+from bmsota_sim.run.steering import SteeringSocket, ask_run
 from rich.console import Console
 
 from bmsota.errors import ConfigurationError
@@ -61,7 +63,9 @@ def whole():
     return in_one_process(SCENARIO)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize(
+    "count", [pytest.param(1, marks=pytest.mark.slow), 2, 3, pytest.param(5, marks=pytest.mark.slow)]
+)
 def test_any_number_of_shards_gives_the_same_report(whole, count):
     """Traces, counters, latencies, first faults, events, verdicts, samples over time: every value of the report."""
     sharded = Sharded(SCENARIO, count)
@@ -70,6 +74,7 @@ def test_any_number_of_shards_gives_the_same_report(whole, count):
     assert sharded.coordinator.losses == []
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_lost_begins_again_and_nothing_is_missing(whole):
     """In virtual time; however far it was, and though it is lost again."""
     sharded = Sharded(SCENARIO, 3, loses={1: [3, 1], 2: [0]})
@@ -87,6 +92,7 @@ def test_a_shard_that_is_lost_begins_again_and_nothing_is_missing(whole):
     assert [len(shard["lost"]) for shard in told] == [0, 2, 1]
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_lost_again_and_again_is_given_up_and_what_it_had_to_do_has_failed(whole):
     sharded = Sharded(SCENARIO, 3, loses={0: [2, 2, 2, 2, 2]})
     assert [loss.is_back for loss in sharded.coordinator.losses] == [True, True, True, False]
@@ -100,13 +106,20 @@ def test_a_shard_that_is_lost_again_and_again_is_given_up_and_what_it_had_to_do_
     assert not sharded.result.ok
 
 
+class PlannedRun(JudgedRun):
+    """Its plan alone."""
+
+    at_ns = 0
+    not_started = ()
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_who_is_meant_does_not_depend_on_the_shard(count):
     """Shares and outcomes are drawn for the whole run: the events of all shards together are those of the run, each once."""
     text = SCENARIO + "ota: { release: 2.0.0, at: 5s, outcomes: { succeeds: 60%, rejects: 40% } }\n"
     scenario = parse_scenario(text)
-    run = JudgedRun(scenario, 7)
-    parts = [JudgedRun(scenario, 7, only=shard_units(scenario, index, count)) for index in range(count)]
+    run = PlannedRun(scenario, 7)
+    parts = [PlannedRun(scenario, 7, only=shard_units(scenario, index, count)) for index in range(count)]
     of_units = [event.planned for part in parts for event in part.events if event.planned.unit is not None]
     assert sorted(of_units, key=lambda planned: planned.order) == [
         event.planned for event in run.events if event.planned.unit is not None
@@ -121,6 +134,7 @@ def test_who_is_meant_does_not_depend_on_the_shard(count):
     assert all(part.identities[unit].vin == run.identities[unit].vin for part in parts for unit in part.identities)
 
 
+@pytest.mark.slow
 def test_another_unit_or_group_changes_nobody_elses_trace(whole):
     more = SCENARIO.replace("count: 8", "count: 9").replace("groups:\n", "groups:\n  z: { profile: E7, count: 2 }\n")
     # The moment at which a unit is switched on is its place in the run, so the ramp-up is said.
@@ -130,6 +144,7 @@ def test_another_unit_or_group_changes_nobody_elses_trace(whole):
     assert named == before
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_says_how_far_each_shard_came():
     """What all shards have passed is judged, the rest is not; each unit's trace is up to where its shard was."""
     long = SCENARIO.replace("duration: 30s", "duration: 10h")
@@ -151,6 +166,33 @@ def test_a_run_that_is_stopped_says_how_far_each_shard_came():
     assert passed["sent of all: above 40, by 20s"] is True
     assert passed["garbage of all: exactly 3, at the end"] is None
     assert len(sharded.result.hashes) == 13
+
+
+@pytest.mark.slow
+def test_a_run_in_virtual_time_over_shards_cannot_be_steered(tmp_path):
+    """Each shard has its own clock. The run can be asked for its status."""
+    steering, answers = SteeringSocket(tmp_path / "s"), []
+
+    def ask(do):
+        try:
+            answers.append(ask_run(tmp_path / "s", {"do": do}))
+        except ConfigurationError as error:
+            answers.append(str(error))
+
+    def look(coordinator):
+        for do in ["storm", "status"][len(answers) :]:
+            asker = threading.Thread(target=ask, args=(do,))
+            asker.start()
+            while asker.is_alive():
+                steering.poll(coordinator.run, lambda: "as it is")
+            asker.join()
+
+    Sharded(SCENARIO, 2, look=look)
+    steering.close()
+    assert answers == [
+        "a run in virtual time over several workers cannot be steered; it can be asked for its status, and stopped",
+        "as it is",
+    ]
 
 
 def test_more_shards_than_units_are_refused():

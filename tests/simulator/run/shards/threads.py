@@ -9,7 +9,7 @@ from queue import Empty, SimpleQueue
 
 from bmsota_sim.run.given import RunGiven, prepare
 from bmsota_sim.run.outputs.run_json import run_document
-from bmsota_sim.run.outputs.watch import Progress
+from bmsota_sim.run.outputs.watch import RunProgress
 from bmsota_sim.run.shards.carrying import carry_out_shard
 from bmsota_sim.run.shards.coordinating import Coordinator
 from rich.console import Console
@@ -86,7 +86,7 @@ class Sharded:
         self.output = io.StringIO()
         self.host = ThreadHost(loses)
         self.coordinator = Coordinator(
-            prepare(given(text, **values)), count, self.host, Progress(Console(file=self.output, width=200))
+            prepare(given(text, **values)), count, self.host, RunProgress(Console(file=self.output, width=200))
         )
         self.result = asyncio.run(
             self.coordinator.carry_out(is_stopped=is_stopped, look=lambda: look(self.coordinator))
