@@ -94,6 +94,28 @@ def protected_probe(name: str, index: int) -> Row:
     return Row(name, 16 + 12 * index, 12, NO_PROBE, 0.1, 0, -60, 200, "degC", signed=True, choices=PROBE_MARKS)
 
 
+PACK_SENSOR = Table(
+    "PackSensor",
+    0x120,
+    "Sensor",
+    "Master",
+    100,
+    "What the sensor in the pack's main line measures, once a measurement round, before the slaves.",
+    (
+        *PROTECTION_ROWS,
+        Row(
+            "Current", 16, 16, "Above 0: the pack is discharged.", 0.1, 0, -3276.8, 3276.5, "A", signed=True,
+            choices=TEMPERATURE_MARKS,
+        ),
+        Row(
+            "StateOfCharge", 32, 16, "By the charge that has flowed; of the emptiest cell.", 0.1, 0, 0, 100, "%",
+            choices=VOLTAGE_MARKS,
+        ),
+    ),
+    is_protected=True,
+)  # fmt: skip
+
+
 def internal(*, is_protected: bool = True) -> list[Table]:
     """The internal bus; as it was before message protection if not *is_protected*."""
     slaves = ",".join(f"Slave{position:02d}" for position in SLAVE_POSITIONS)
@@ -122,6 +144,8 @@ def internal(*, is_protected: bool = True) -> list[Table]:
             ),
         ),
     ]
+    if is_protected:
+        tables.append(PACK_SENSOR)
     for position in SLAVE_POSITIONS:
         slave = f"Slave{position:02d}"
         tables += slave_tables(slave, position, is_protected=is_protected)
@@ -465,12 +489,13 @@ def dbc_text(tables: list[Table], *, nodes: list[str], version: str, comment: st
     return "\n".join(lines) + "\n"
 
 
+SENSOR_NODE = "Sensor"
 INTERNAL_NODES = ["Master", *(f"Slave{position:02d}" for position in SLAVE_POSITIONS)]
 
 
 def internal_text() -> str:
     return dbc_text(
-        internal(), nodes=INTERNAL_NODES, version="2.0",
+        internal(), nodes=[*INTERNAL_NODES, SENSOR_NODE], version="2.1",
         comment="Internal bus of a battery pack: master and slaves. 500 kbit/s, 11-bit ids 0x100 to 0x5FF; the bootloader"
         " of bms_bootloader.dbc has 0x700 to 0x77F. Made by scripts/make_dbc.py.",
     )  # fmt: skip

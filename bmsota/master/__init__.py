@@ -27,7 +27,7 @@ from bmsota.master._events import (
     UpgradeModeChanged,
 )
 from bmsota.master._interlock import Interlock
-from bmsota.master._internal_bus import MeasurementTable, PackLayout, SlaveMessages
+from bmsota.master._internal_bus import MeasurementTable, PackLayout, SensorMessages, SlaveMessages
 from bmsota.master._master import Master, MasterConfiguration, UnitKeys
 from bmsota.master._readings import MasterReadings, MotorReadings, PackValues
 from bmsota.master._reporting import report_bodies
@@ -67,6 +67,7 @@ __all__ = [
     "SelfTest",
     "SelfTestEnded",
     "SendData",
+    "SensorMessages",
     "SlaveChanged",
     "SlaveFault",
     "SlaveFaultChanged",

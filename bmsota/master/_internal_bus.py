@@ -1,6 +1,6 @@
 """The internal bus from both ends: measurements and identity of the slaves by `dbc/bms_internal.dbc`.
 
-`SlaveMessages` is what one slave sends, `MeasurementTable` is what the master knows from it. Layouts are the DBC's; this
+`SlaveMessages` is what one slave sends, `SensorMessages` what the sensor in the main line does, `MeasurementTable` is what the master knows from it. Layouts are the DBC's; this
 module knows only the names of messages and signals.
 
 Protection. Where the DBC declares a CRC and an alive counter, a slave makes them and the table judges each frame before it looks
@@ -35,6 +35,11 @@ SERIAL_CHARACTERS_PER_PAGE = 6
 # Beyond this range, which is the signal's, a sensor is broken, and the wire says so.
 CELL_VOLTAGE_RANGE_V = (0.0, 6.5533)
 TEMPERATURE_RANGE_C = (-60.0, 200.0)
+CURRENT_RANGE_A = (-3276.8, 3276.5)
+SOC_RANGE_PCT = (0.0, 100.0)
+SENSOR_MESSAGE = "PackSensor"
+SENSOR_POSITION = 0
+"""Where faults of the sensor's frames are told: it is nobody's slave."""
 CELL_NAME, PROBE_NAME = "Cell_{:02d}", "Probe_{}"
 _ABNORMAL = "Abnormal"
 _INVALID = "Invalid"
@@ -150,6 +155,30 @@ class SlaveMessages:
 def _status_frame(message: Message, alive: int, idle: tuple[tuple[str, int | float | str], ...]) -> CanFrame:
     """The status of a slave that has nothing to say; the same for all slaves at its position."""
     return message.frame({**dict(idle), "AliveCounter": alive})
+
+
+class SensorMessages:
+    """The frames of the sensor in the pack's main line: the other end of `MeasurementTable`."""
+
+    def __init__(self, database: Database) -> None:
+        """Raise `KeyError` if *database* has no `PackSensor`."""
+        self._message = database[SENSOR_MESSAGE]
+        seal = self._message.seal
+        self._counter = None if seal is None or seal.counter is None else seal.counter.signal.name
+        self._modulus = 1 if seal is None else seal.modulus
+
+    def measurement(self, current_a: float, soc_pct: float, *, alive: int) -> CanFrame:
+        """One round: the current, > 0 discharging, and the state of charge. *alive* counts the rounds from 0 on."""
+        signals: dict[str, int | float | str] = {}
+        if self._counter is not None:
+            signals[self._counter] = alive % self._modulus
+        for name, number, (lowest, highest) in (
+            ("Current", current_a, CURRENT_RANGE_A),
+            ("StateOfCharge", soc_pct, SOC_RANGE_PCT),
+        ):
+            value = round(float(number), 1)
+            signals[name] = value if lowest <= value <= highest else _ABNORMAL
+        return self._message.frame(signals)
 
 
 def _crc_of(message: Message) -> str | None:
@@ -338,6 +367,7 @@ class MeasurementTable:
         *,
         unprotected: Database | None = None,
         silent_after_ns: int = SILENT_AFTER_NS,
+        has_pack_sensor: bool = False,
     ) -> None:
         """Begin knowing nothing.
 
@@ -346,6 +376,7 @@ class MeasurementTable:
             layout: which slaves there are.
             unprotected: the messages of slaves from before message protection, under ids of their own. They are measured and told
                 as a fault; those of a slave that sends protected frames as well are told and not used.
+            has_pack_sensor: current and state of charge come by the message `PackSensor` of *database*.
             silent_after_ns: after this long without a frame a counter may continue anywhere, though not with the same frame again and
                 again; after this long without a good protected frame a slave may send unprotected ones.
         """
@@ -353,6 +384,8 @@ class MeasurementTable:
         self._silent_after_ns = silent_after_ns
         self.cell_voltages_v: list[float | None] = [None] * layout.cell_count
         self.temperatures_c: list[float | None] = [None] * layout.probe_count
+        self.pack_sensor: list[float | None] = [None, None]
+        """Current in A, > 0 discharging, and state of charge in %, as its sensor says; None where it has said nothing lately."""
         self.heard_ns: dict[int, int] = {}
         """When a slave last sent a status that may be used, by position."""
         self.faults = SlaveFaults()
@@ -373,6 +406,13 @@ class MeasurementTable:
         self._groups: dict[tuple[int, str], _Group] = {}
         self._sources: dict[tuple[int, bool], _Source] = {}
         self._identities: dict[tuple[int, bool], tuple[Message, int]] = {}
+        self._positions = (*((SENSOR_POSITION,) if has_pack_sensor else ()), *layout.positions)
+        if has_pack_sensor:
+            message = database[SENSOR_MESSAGE]
+            group = _Group(self.pack_sensor, 0, ("Current", "StateOfCharge"))
+            self._groups[SENSOR_POSITION, SENSOR_MESSAGE] = group
+            source = _Source(message, SENSOR_POSITION, group, is_old=False)
+            self._sources[message.can_id, message.is_extended_id] = source
         for position in layout.positions:
             self._add_groups(position)
             self._register(database, position, is_old=False)
@@ -476,16 +516,16 @@ class MeasurementTable:
                 group.values[group.place : group.place + len(group.names)] = [None] * len(group.names)
 
     def unheard(self, since_ns: int) -> list[int]:
-        """The slaves of which a message is missing that may be used and came after *since_ns*."""
+        """The slaves, and the sensor (0), of which a message is missing that may be used and came after *since_ns*."""
         found = {position for position in self._layout.positions if self.heard_ns.get(position, -1) <= since_ns}
         found |= {position for (position, _), group in self._groups.items() if group.heard_ns <= since_ns}
         return sorted(found)
 
     def silent(self, since_ns: int) -> list[int]:
-        """The slaves of which no message that may be used came after *since_ns*."""
+        """The slaves, and the sensor (0), of which no message that may be used came after *since_ns*."""
         heard = {position for position in self._layout.positions if self.heard_ns.get(position, -1) > since_ns}
         heard |= {position for (position, _), group in self._groups.items() if group.heard_ns > since_ns}
-        return [position for position in self._layout.positions if position not in heard]
+        return [position for position in self._positions if position not in heard]
 
     def _restarted(self, position: int) -> None:
         """A slave has started: its counters begin anew, and it may run software from before message protection now."""

@@ -18,6 +18,7 @@ write flash: if the driver of the flash raises (a power cut), the object is wort
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -137,6 +138,9 @@ class MasterConfiguration:
     and told as a fault (`SlaveFault.UNPROTECTED`). None: its frames are not understood, and its cells are invalid."""
     measure_period_ns: int = SECOND
     """How often each slave sends. One that misses three rounds is silent, and what it measured is no longer reported."""
+    has_pack_sensor: bool = False
+    """Reports and alarms show current and state of charge as the sensor in the main line sends them (`PackSensor` of *database*), and nothing
+    if it is silent. Whether the pack is at rest stays a question to `read`. False: all of them by `read`."""
     slave_boot_ns: int = 200 * MS
     """How long the slaves take to boot, counted from the master's own boot: they are not asked earlier."""
     origins: tuple[str, ...] = ()
@@ -231,6 +235,7 @@ class Master:
             layout,
             unprotected=configuration.unprotected,
             silent_after_ns=SILENT_ROUNDS * configuration.measure_period_ns,
+            has_pack_sensor=configuration.has_pack_sensor,
         )
         self._latched: tuple[PackValues, MasterReadings] | None = None
         """What the reports show, if it was latched."""
@@ -328,6 +333,12 @@ class Master:
         return PackValues(tuple(self._measured.cell_voltages_v), tuple(self._measured.temperatures_c))
 
     @property
+    def pack_sensor(self) -> tuple[float | None, float | None]:
+        """Current in A and state of charge in % as their sensor says, as far as they are known."""
+        current_a, soc_pct = self._measured.pack_sensor
+        return current_a, soc_pct
+
+    @property
     def security_counter(self) -> int:
         """The master's: images with a lower one are refused."""
         return self._store.security_counter
@@ -367,7 +378,11 @@ class Master:
 
     def _values(self, now_ns: int) -> tuple[PackValues, MasterReadings]:
         self._measured.forget_silent(now_ns - SILENT_ROUNDS * self._configuration.measure_period_ns)
-        return self.pack_values, self._read()
+        readings = self._read()
+        if self._configuration.has_pack_sensor:
+            current_a, soc_pct = (math.nan if value is None else value for value in self._measured.pack_sensor)
+            readings = replace(readings, current_a=current_a, soc_pct=soc_pct)
+        return self.pack_values, readings
 
     def send_report(self, now_ns: int) -> bool:
         """Report what was latched, or else what is known now; call it once a report period. False: not while shutting down or being flashed."""

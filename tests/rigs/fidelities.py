@@ -30,7 +30,7 @@ timeline:
 class Played:
     """A run in virtual time, and what it sent."""
 
-    def __init__(self, fidelity, *, timeline="", seed=1, **given):
+    def __init__(self, fidelity, *, timeline="", seed=1, prepared=lambda _run: None, **given):
         values = {
             "duration": "125s",
             "start": "",
@@ -56,6 +56,7 @@ class Played:
         self.sent = {str(name): [] for name in self.run.units}
         for name, unit in self.run.units.items():
             self.watch(unit.trace, self.sent[str(name)])
+        prepared(self.run)
         self.run.start()
         run_virtual(kernel, lambda: self.run.is_over, until_ns=self.run.start_ns + self.run.duration_ns)
         self.result = self.run.end()

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from bmsota_sim.devices.flash import CutPhase, FlashMisuseError, FlashModel, PowerCut
+from bmsota_sim.defaults import factory_images
+from bmsota_sim.devices.flash import CutPhase, FlashMisuseError, FlashModel, PowerCut, share_pages
+from bmsota_sim.kernel import Kernel
+from bmsota_sim.run.runner import Run
+from bmsota_sim.run.scenario import parse_scenario
+from bmsota_sim.session_platform import SessionPlatform
+from bmsota_sim.virtual import VIRTUAL_START_NS, MemoryUplink
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bmsota.errors import ConfigurationError, FlashError
 
@@ -208,3 +216,94 @@ def test_what_a_cut_leaves_in_between_is_unstable_until_it_is_erased():
         flash.erase(0)
         assert {flash.read(0, BLOCK) for _ in range(20)} == {b"\xff" * BLOCK}
     assert unstable > 20
+
+
+def test_flashes_share_what_they_hold_until_one_writes():
+    """Copy on write, page by page: what one does changes no other, and costs one page."""
+    first = FlashModel(8192, erase_block_bytes=1024, seed="a")
+    for offset in range(0, 3072, 512):
+        first.write(offset, bytes([offset >> 8 | 1]) * 512)
+    contents = first.contents()
+    others = [FlashModel(8192, erase_block_bytes=1024, seed=seed) for seed in "bc"]
+    for other in others:
+        other.hold(contents)
+        assert other.dump() == first.dump()
+        assert (other.operations, other.own_bytes) == (first.operations, 0)
+    before = first.dump()
+    others[0].write(3072, b"\x55" * 8)
+    assert others[0].own_bytes == 1024 + 128
+    others[0].erase(1024)
+    others[0].flip_bit(0, 3)
+    assert others[0].read(0, 1) == bytes([1 ^ 8])
+    assert others[0].read(1020, 12) == before[0][1020:1024] + b"\xff" * 8
+    assert first.dump() == others[1].dump() == before
+    with pytest.raises(FlashMisuseError):
+        others[1].write(0, b"\x00" * 8)
+    others[0].write(1024, b"\x00" * 8)
+    with pytest.raises(ConfigurationError, match="expected contents of 4096 bytes, got 8192 bytes"):
+        FlashModel(4096, erase_block_bytes=1024).hold(contents)
+
+
+def test_an_erased_flash_holds_no_page_and_a_written_copy_of_a_shared_page_is_shared():
+    flash = FlashModel(8192, erase_block_bytes=1024)
+    assert flash.own_bytes == 0
+    assert flash.read(0, 8192) == b"\xff" * 8192
+    page = bytes(range(256)) * 4
+    flash.write(0, page)
+    share_pages(flash.contents())
+    other = FlashModel(8192, erase_block_bytes=1024)
+    other.write(2048, page[:512])
+    assert other.own_bytes == 1024 + 128
+    other.write(2560, page[512:])
+    assert other.own_bytes == 0
+    assert other.read(2048, 1024) == page
+    with pytest.raises(FlashMisuseError):
+        other.write(2048, page[:8])
+    other.erase(2048)
+    assert other.read(2048, 1024) == b"\xff" * 1024
+    assert flash.read(0, 1024) == page
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["write", "erase", "cut"]), st.integers(0, 63), st.integers(1, 40)), max_size=30)
+)
+def test_pages_are_what_one_array_of_bytes_is(steps):
+    """A flash that begins with shared contents and one that was written to by itself go through the same life alike."""
+    made = FlashModel(4096, erase_block_bytes=512, seed=1)
+    made.write(500 // 8 * 8, bytes(1024))
+    held = FlashModel(4096, erase_block_bytes=512, seed=1)
+    held.hold(made.contents())
+    for what, place, count in steps:
+        results = []
+        for flash in (made, held):
+            flash.power_on()
+            try:
+                if what == "cut":
+                    flash.cut_at(flash.operations + 1, CutPhase.INSIDE)
+                if what == "erase":
+                    flash.erase(place % 8 * 512)
+                else:
+                    flash.write(place * 64, bytes([count]) * 8 * min(count, (4096 - place * 64) // 8))
+                results.append("")
+            except (PowerCut, FlashMisuseError) as error:
+                results.append(str(error))
+                flash.clear_cuts()
+        assert results[0] == results[1]
+        assert made.dump() == held.dump()
+
+
+def test_new_nodes_share_what_the_production_line_writes():
+    """Master and slaves of all units hold one copy of the image, and the bytes that each would have written by itself."""
+    kernel = Kernel(VIRTUAL_START_NS)
+    scenario = parse_scenario("name: x\nduration: 1s\ngroups: { f: { profile: E7, count: 2, fidelity: full } }\n")
+    platform = SessionPlatform(received=lambda _event, _now_ns: None)
+    run = Run(scenario, 1, kernel=kernel, uplink=lambda _index: MemoryUplink(kernel, platform, delay_ns=0))
+    units = [each.unit for each in run.units.values()]
+    slaves = [slave.node for unit in units for slave in unit.slaves]
+    assert {node.flash.own_bytes for node in (*slaves, *(unit.master.node for unit in units))} == {0}
+    node = slaves[0]
+    shared, operations = node.flash.dump(), node.flash.operations
+    node.flash = FlashModel(node.flash.size_bytes, seed="by itself")
+    node.new_store().install_factory(factory_images("E7").slave)
+    assert (node.flash.dump(), node.flash.operations) == (shared, operations)
+    assert {other.flash.dump() for other in slaves} == {shared}

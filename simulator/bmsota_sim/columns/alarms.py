@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from bmsota.gbt32960 import Edition
     from bmsota.master import AlarmLimits
-    from bmsota_sim.physics import Packs
 
     Array = NDArray[Any]
 
@@ -46,17 +45,14 @@ class PackLimits:
         self._probe_spread = _first(limits.temperature_spread_c) - _SLACK_C
         self._soc_min = (_last(limits.soc_min_pct) + _SLACK_PCT) / 100
 
-    def near(self, packs: Packs, voltage: Array, temperature: Array, rows: Array) -> Array:
-        """Which of *rows* may have an alarm. *voltage* and *temperature* of all cells, as the slaves' last round found them."""
-        if len(rows) < len(voltage):
-            voltage, temperature = voltage[rows], temperature[rows]
+    def near(self, voltage: Array, temperature: Array, current_a: Array, soc: Array) -> Array:
+        """Which packs may have an alarm. *voltage* and *temperature* of all their cells, current and charge, as the last round found them."""
         highest, lowest = voltage.max(axis=1), voltage.min(axis=1)
         hottest, coldest = temperature.max(axis=1), temperature.min(axis=1)
-        soc = packs.cell_soc if len(rows) == len(packs.vins) else packs.cell_soc[rows]
         is_near: Array = (highest > self._cell_max) | (lowest < self._cell_min)
         is_near |= (highest - lowest > self._cell_spread) | (hottest > self._probe_max)
-        is_near |= (hottest - coldest > self._probe_spread) | (soc.min(axis=1) < self._soc_min)
-        is_near |= np.abs(packs.current_a[rows]) > _CURRENT_A
+        is_near |= (hottest - coldest > self._probe_spread) | (soc < self._soc_min)
+        is_near |= np.abs(current_a) > _CURRENT_A
         return is_near
 
 

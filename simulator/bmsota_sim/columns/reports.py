@@ -30,7 +30,14 @@ from bmsota.gbt32960 import (
 )
 from bmsota.gbt32960._walk import TIME, VIN, VIN_SIZE, Walk
 from bmsota.master import PackValues, alarms_of_moment, report_bodies
-from bmsota_sim.columns.quantise import MISSING, degrees_in_report, rounded
+from bmsota_sim.columns.quantise import (
+    MISSING,
+    current_on_bus,
+    degrees_in_report,
+    percent_in_report,
+    rounded,
+    soc_on_bus,
+)
 from bmsota_sim.devices.readings import PEDAL_W, RPM_PER_KMH, TORQUE_MAX_NM, master_readings
 from bmsota_sim.devices.vehicle import Motion, VirtualVehicle
 from bmsota_sim.habits import NO_HABITS, ReportHabits
@@ -99,9 +106,9 @@ class VehicleRows:
     probes: Array
     """(rows, probes) as `probes_on_bus` gives them."""
     current_a: Array
-    """float32; > 0 discharges."""
+    """float32; > 0 discharges. NaN: its sensor has not said anything lately."""
     soc: Array
-    """float32: of the emptiest cell, 1 is full."""
+    """float32: of the emptiest cell, 1 is full. NaN as of the current."""
     state: Array
     """uint8, as `vehicle_state` says."""
     odometer_km: Array
@@ -247,7 +254,7 @@ class ReportColumns:
         habits = self._profile.habits
         values = _Values(layout.of_state, rows.state)
         cells, probes = rows.cells, rows.probes
-        charge = np.rint(np.clip(np.multiply(rows.soc, 100.0, dtype=np.float64), 0, 100))
+        charge = percent_in_report(soc_on_bus(rows.soc))
         if self._edition is Edition.GBT2016:  # 2025 has no body for them.
             _put_extremes(values, cells, probes)
         volts = _put_voltage(values, cells)
@@ -255,12 +262,12 @@ class ReportColumns:
             _put_alarms(values, cells, probes, charge, rows.current_a, self._limits)
         else:
             _put_known_alarms(values, rows.alarms)
-        current = np.rint(np.multiply(rows.current_a, 10.0, dtype=np.float64))
+        current = current_on_bus(rows.current_a)
         amperes = np.where(np.abs(current) <= _CURRENT_STEPS_MAX, current + self._zero_a, _ABNORMAL).astype(np.uint16)
         if habits.parked_current_a is not None:
             amperes = np.where(self._is_off[rows.state], values["vehicle_data.total_current_a"], amperes)
         values["vehicle_data.total_current_a"] = values["cell_voltages.1.current_a"] = amperes
-        values["vehicle_data.soc_pct"] = charge.astype(np.uint8)
+        values["vehicle_data.soc_pct"] = charge
         odometer = rounded(rows.odometer_km, 1)
         odometer[odometer > _ODOMETER_STEPS_MAX] = 0xFFFFFFFE
         values["vehicle_data.odometer_km"] = odometer
@@ -308,8 +315,8 @@ class ReportColumns:
             pack,
             vin=str(rows.vin[row]),
             time_ns=int(rows.time_s[row]) * 1_000_000_000,
-            current_a=float(rows.current_a[row]),
-            soc_pct=min(100.0, max(0.0, float(rows.soc[row]) * 100.0)),
+            current_a=float(current_on_bus(rows.current_a[row : row + 1])[0]) * 0.1,
+            soc_pct=float(soc_on_bus(rows.soc[row : row + 1])[0]) * 0.1,
             alarms=None if rows.alarms is None else rows.alarms.get(row, {}),
         )
 
@@ -421,7 +428,7 @@ def _put_alarms(
         (AlarmFlag.BATTERY_TEMPERATURE_HIGH, has_probes * _above(hottest, limits.temperature_max_c, 10)),
         (AlarmFlag.STORAGE_OVER_VOLTAGE, is_whole * _above(total, limits.mean_voltage_max_v, 1000, count)),
         (AlarmFlag.STORAGE_UNDER_VOLTAGE, is_whole * _below(total, limits.mean_voltage_min_v, 1000, count)),
-        (AlarmFlag.SOC_LOW, _below(charge, limits.soc_min_pct, 1)),
+        (AlarmFlag.SOC_LOW, np.where(charge > 100, 0, _below(charge.astype(np.int64), limits.soc_min_pct, 1))),
         (AlarmFlag.CELL_OVER_VOLTAGE, over),
         (AlarmFlag.CELL_UNDER_VOLTAGE, has_cells * _below(lowest, limits.cell_voltage_min_v, 1000)),
         (AlarmFlag.CELL_CONSISTENCY_POOR, has_cells * _above(highest - lowest, limits.cell_spread_v, 1000)),

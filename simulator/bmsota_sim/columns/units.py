@@ -39,11 +39,11 @@ from bmsota.gbt32960 import (
 from bmsota.ota import IdentityReporter
 from bmsota_sim.columns.alarms import FAST_KMH, PackLimits, UnitAlarms
 from bmsota_sim.columns.nodes import SLAVE_BOOT_NS
-from bmsota_sim.columns.quantise import MISSING, cells_on_bus, probes_on_bus
+from bmsota_sim.columns.quantise import MISSING, cells_on_bus, current_on_bus, probes_on_bus, soc_on_bus
 from bmsota_sim.columns.reports import ReportColumns, VehicleRows, pack_values_of, report_frame, vehicle_state
 from bmsota_sim.devices.driver import Driver
 from bmsota_sim.devices.master import BOOT_TIME_NS, SHUTDOWN_LIMIT_NS
-from bmsota_sim.devices.phase import LATCH_NS, next_latch, slave_offset_ns
+from bmsota_sim.devices.phase import LATCH_NS, SENSOR_OFFSET_NS, next_latch, slave_offset_ns
 from bmsota_sim.devices.readings import master_readings
 from bmsota_sim.devices.slave import BOOT_TIME_NS as SLAVE_BOOT_TIME_NS
 from bmsota_sim.habits import BehindLogout
@@ -119,15 +119,18 @@ class UnitColumns:
         self.measure_period_ns = measure_period_ns
         self.options = TerminalOptions(edition=edition, heartbeat_period_ns=heartbeat_period_ns)
         self._columns = ReportColumns(profile, edition)
-        self._slave_offsets = [slave_offset_ns(profile, position) for position in profile.layout.positions]
+        self._offsets = [
+            SENSOR_OFFSET_NS,
+            *(slave_offset_ns(profile, position) for position in profile.layout.positions),
+        ]
         self._units: dict[int, FleetUnit] = {}
         self._due: deque[tuple[int, FleetUnit, int]] = deque()
         """When a unit reports, and of which life: sorted, because the period is one and time only grows."""
         self._prepared: deque[tuple[int, FleetUnit, int, bytes]] = deque()
         self._latch_ns = _NEVER
         """The next latch; never, as long as no unit has booted."""
-        self._held: tuple[Array, Array] | None = None
-        """Cells and probes of the slaves' last round, where that is not each second's."""
+        self._held: tuple[Array, Array, Array, Array] | None = None
+        """Cells, temperatures, current and state of charge of the last round, where that is not each second's."""
         self._limits = PackLimits(profile.alarm_limits)
         self._steps: Array = np.full(len(packs.vins), -1, np.int64)
         """Of each pack, when it was compared with the limits."""
@@ -151,19 +154,25 @@ class UnitColumns:
             self.kernel.call_at(self._latch_ns, self._latch)
 
     def first_round_ns(self, switched_on_ns: int, booted_ns: int) -> list[int]:
-        """For each slave, the round from which on the master has its values."""
+        """For the sensor in the main line and each slave, the round from which on the master has its values."""
         period = self.measure_period_ns
         first = ((switched_on_ns + SLAVE_BOOT_TIME_NS) // period + 1) * period
-        return [first if first + offset >= booted_ns else first + period for offset in self._slave_offsets]
+        return [first if first + offset >= booted_ns else first + period for offset in self._offsets]
 
     def _latch(self) -> None:
         """Make the frames that are due before the next latch."""
         now_ns = self.kernel.now_ns
+        packs = self.packs
         self._latch_ns = now_ns + SECOND
         self.kernel.call_at(self._latch_ns, self._latch)
         second_ns = now_ns - LATCH_NS
         if self.measure_period_ns > SECOND and (self._held is None or second_ns % self.measure_period_ns == 0):
-            self._held = (self.packs.cell_voltage_v.copy(), self.packs.cell_temperature_c.copy())
+            self._held = (
+                packs.cell_voltage_v.copy(),
+                packs.cell_temperature_c.copy(),
+                packs.current_a.copy(),
+                packs.soc,
+            )
         self._look_at_packs(now_ns, second_ns)
         due = []
         while self._due and self._due[0][0] < self._latch_ns:
@@ -193,18 +202,19 @@ class UnitColumns:
     def _rows(self, units: list[FleetUnit], due_ns: list[int], second_ns: int) -> VehicleRows:
         packs, rows = self.packs, [unit.row for unit in units]
         vehicles = [unit.vehicle for unit in units]
-        voltage, temperature = self._held or (packs.cell_voltage_v, packs.cell_temperature_c)
-        cells, probes = cells_on_bus(voltage[rows]), probes_on_bus(temperature[rows][:, packs.probe_cells])
+        voltage, temperature, current_a, soc = self._measured(rows)
+        cells, probes = cells_on_bus(voltage), probes_on_bus(temperature[:, packs.probe_cells])
+        line = np.stack((current_a, soc))
         for place, unit in enumerate(units):
             if unit.heard_ns > second_ns:
-                unit.hide_unheard(second_ns, cells[place], probes[place])
+                unit.hide_unheard(second_ns, cells[place], probes[place], line[:, place])
         return VehicleRows(
             vin=np.array([unit.identity.vin for unit in units]),
             time_s=np.array(due_ns, np.int64) // SECOND,
             cells=cells,
             probes=probes,
-            current_a=packs.current_a[rows],
-            soc=packs.cell_soc[rows].min(axis=1),
+            current_a=line[0],
+            soc=line[1],
             state=np.array([vehicle_state(vehicle) for vehicle in vehicles], np.uint8),
             odometer_km=np.array([vehicle.odometer_km for vehicle in vehicles]),
             longitude_deg=np.array([vehicle.longitude_deg for vehicle in vehicles]),
@@ -214,6 +224,15 @@ class UnitColumns:
             alarms={place: self._watched[unit].alarms for place, unit in enumerate(units) if unit in self._watched},
         )
 
+    def _measured(self, rows: Array | list[int] | slice) -> tuple[Array, Array, Array, Array]:
+        """Cells, temperatures, current and state of charge of some packs, as the last round before the latest latch found them."""
+        packs = self.packs
+        if self._held is not None:
+            voltage, temperature, current_a, soc = self._held
+            return voltage[rows], temperature[rows], current_a[rows], soc[rows]
+        soc = packs.cell_soc[rows].min(axis=1)
+        return packs.cell_voltage_v[rows], packs.cell_temperature_c[rows], packs.current_a[rows], soc
+
     # -- alarms ----------------------------------------------------------------------------------------------------------
 
     def _look_at_packs(self, now_ns: int, second_ns: int) -> None:
@@ -222,13 +241,14 @@ class UnitColumns:
         if self._held is not None and second_ns % self.measure_period_ns == 0:
             stepped = np.arange(len(self._steps))
         if len(stepped):
-            voltage, temperature = self._held or (self.packs.cell_voltage_v, self.packs.cell_temperature_c)
-            self._is_near[stepped] = self._limits.near(self.packs, voltage, temperature, stepped)
+            # Without a copy where all of them are.
+            rows = stepped if len(stepped) < len(self._steps) else slice(None)
+            self._is_near[stepped] = self._limits.near(*self._measured(rows))
             self._steps[stepped] = self.packs.steps[stepped]
-        rows = np.flatnonzero(self._is_near).tolist()
-        if not (rows or self._fast or self._watched):
+        found = np.flatnonzero(self._is_near).tolist()
+        if not (found or self._fast or self._watched):
             return
-        near = [self._units[row] for row in rows if row in self._units]
+        near = [self._units[row] for row in found if row in self._units]
         near += sorted((unit for unit in self._fast if not self._is_near[unit.row]), key=lambda unit: unit.row)
         for unit in near:
             if unit not in self._watched and unit.is_looked_at(now_ns, self.measure_period_ns):
@@ -253,15 +273,15 @@ class UnitColumns:
             self._fast.discard(unit)
 
     def _look_at(self, unit: FleetUnit, alarms: UnitAlarms, now_ns: int, second_ns: int) -> None:
-        packs, row = self.packs, unit.row
-        voltage, temperature = self._held or (packs.cell_voltage_v, packs.cell_temperature_c)
-        cells, probes = cells_on_bus(voltage[row]), probes_on_bus(temperature[row, packs.probe_cells])
-        unit.hide_unheard(second_ns, cells, probes)
+        voltage, temperature, current_a, soc = self._measured([unit.row])
+        cells, probes = cells_on_bus(voltage[0]), probes_on_bus(temperature[0, self.packs.probe_cells])
+        line = np.concatenate((current_a, soc))
+        unit.hide_unheard(second_ns, cells, probes, line)
         pack = pack_values_of(cells, probes)
         readings = master_readings(
             unit.vehicle,
-            current_a=unit.pack_view.current_a(),
-            soc_pct=unit.pack_view.soc_pct(),
+            current_a=float(current_on_bus(line[:1])[0]) * 0.1,
+            soc_pct=float(soc_on_bus(line[1:])[0]) * 0.1,
             has_positioning=self.profile.has_positioning,
         )
         alarms.look(pack, readings, now_ns, is_disturbed=unit.is_shutting_down)
@@ -292,10 +312,10 @@ class PackRow:
         return [None if value == MISSING else value * 0.1 for value in probes.tolist()]
 
     def current_a(self) -> float:
-        return float(self._packs.current_a[self._row])
+        return float(current_on_bus(self._packs.current_a[self._row : self._row + 1])[0]) * 0.1
 
     def soc_pct(self) -> float:
-        return min(100.0, max(0.0, float(self._packs.cell_soc[self._row].min()) * 100.0))
+        return float(soc_on_bus(self._packs.cell_soc[self._row].min(keepdims=True))[0]) * 0.1
 
 
 class FleetUnit:
@@ -573,10 +593,12 @@ class FleetUnit:
         """Whether its master looks at its pack now."""
         return self._session is not None and now_ns >= self.look_ns and (now_ns - self.look_ns) % period_ns == 0
 
-    def hide_unheard(self, second_ns: int, cells: Array, probes: Array) -> None:
-        """In the values of one report, mark those of slaves that have not sent a round by *second_ns*."""
+    def hide_unheard(self, second_ns: int, cells: Array, probes: Array, line: Array) -> None:
+        """In the values of one report, mark those of slaves and sensor that have not sent a round by *second_ns*."""
         per_slave, probes_per_slave = self.profile.cells_per_slave, self.profile.probes_per_slave
-        for place, first_ns in enumerate(self._first_round_ns or ()):
+        if self._first_round_ns and self._first_round_ns[0] > second_ns:
+            line[:] = np.nan
+        for place, first_ns in enumerate((self._first_round_ns or ())[1:]):
             if first_ns > second_ns:
                 cells[place * per_slave : (place + 1) * per_slave] = MISSING
                 probes[place * probes_per_slave : (place + 1) * probes_per_slave] = MISSING

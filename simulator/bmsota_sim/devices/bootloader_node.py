@@ -15,6 +15,8 @@ from functools import lru_cache
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
 from bmsota.boot import BootStore, SlotLayout, for_hardware
 from bmsota.bootloader import BLOCK_FRAMES_MAX, BootloaderTarget, TargetTiming
 from bmsota.image import verify_image
@@ -31,7 +33,7 @@ from bmsota.node import (
     TargetEvent,
     TargetIdentity,
 )
-from bmsota_sim.devices.flash import CutPhase, PowerCut
+from bmsota_sim.devices.flash import CutPhase, FlashContents, PowerCut, share_pages
 from bmsota_sim.kernel import SECOND
 from bmsota_sim.links.canbus import EXTENDED_FLAG, filter_key
 
@@ -65,10 +67,17 @@ __all__ = [
 ]
 
 # Images whose signature a node need not check again, because another one has: those of a fleet and of its upgrade.
-_VERIFIED_MAX = 16
 # A node copies its image when it has had nothing else to do for so long, then a block at a time.
 BACK_UP_DELAY_NS = 10 * SECOND
 BACK_UP_PERIOD_NS = SECOND // 10
+
+# Kinds of new nodes whose flashes are kept for the next ones: a fleet has a few, a test its own.
+FACTORY_MAX = 32
+_FACTORY: dict[tuple[object, ...], FlashContents] = {}
+
+# Images that were verified, by their bytes and the keys: nodes that run the same share what they know of it.
+VERIFIED_MAX = 64
+_VERIFIED: dict[tuple[bytes, tuple[bytes, ...]], FirmwareImage] = {}
 
 # How long the supply stays away after a cut without a planned time.
 OFF_TIME_NS = SECOND
@@ -94,7 +103,12 @@ def reply_keys(wire: BootloaderWire, first: int, count: int) -> frozenset[int]:
 
 
 def _keys(wire: BootloaderWire, first: int, count: int) -> frozenset[int]:
-    flag = EXTENDED_FLAG if wire.is_extended_id else 0
+    return _range(EXTENDED_FLAG if wire.is_extended_id else 0, first, count)
+
+
+@lru_cache(maxsize=256)
+def _range(flag: int, first: int, count: int) -> frozenset[int]:
+    """Shared by all nodes that listen alike."""
     return frozenset(flag | can_id for can_id in range(first, first + count))
 
 
@@ -113,25 +127,6 @@ def uds_response_keys(addressing: UdsAddressing, first: int, count: int) -> froz
 
 def _positions(addressing: UdsAddressing, first: int, count: int) -> range:
     return range(first, min(first + count, addressing.positions))
-
-
-class _SameKeys:
-    """Public keys that are these very objects: as a key of a cache, because keys have no hash."""
-
-    def __init__(self, keys: tuple[PublicKey, ...]) -> None:
-        self.keys = keys
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _SameKeys) and [*map(id, self.keys)] == [*map(id, other.keys)]
-
-    def __hash__(self) -> int:
-        return hash(tuple(map(id, self.keys)))
-
-
-@lru_cache(maxsize=_VERIFIED_MAX)
-def _verified(data: bytes, same: _SameKeys) -> FirmwareImage:
-    """What every node finds alike: a fleet boots the same few images. What is refused is looked at each time."""
-    return verify_image(data, public_keys=same.keys)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,12 +219,14 @@ class BootloaderNode:
         self._wire = wire
         self._owner = owner
         self._journal_size_bytes = journal_size_bytes
-        self._image_keys = _SameKeys(image_keys)
+        self._image_keys = image_keys
+        self._key_names = tuple(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) for key in image_keys)
         self._boot_time_ns = boot_time_ns
         self._is_locked = is_locked
         self._spare_images = spare_images
         self._protocols = protocols
-        self._random = Random(f"{protocols.seed}/{identity.hwid}")  # noqa: S311 - a simulation's challenges replay
+        self._seed = f"{protocols.seed}/{identity.hwid}"
+        self._random: Random | None = None  # Made by the first challenge: most nodes never make one, and it is 2.5 kB.
         self.identity = identity
         self.flash = flash
         self.is_powered = False
@@ -297,8 +294,41 @@ class BootloaderNode:
         verify = for_hardware(self._verify, class_id=identity.hardware_class.class_id, role=identity.role)
         return BootStore(flash, layout, verify=verify, spare_images=self._spare_images)
 
+    def install_factory(self, image: bytes) -> None:
+        """What the production line does with a new node. Nodes that are alike share what it leaves in their flashes.
+
+        Raises:
+            LocalProtocolError: the image does not fit.
+            ImageError: it is malformed.
+            TrustError: it is not for this node.
+        """
+        flash, identity = self.flash, self.identity
+        sizes = (flash.size_bytes, flash.erase_block_bytes, flash.write_unit_bytes, self._journal_size_bytes)
+        made = (image, sizes, identity.role, identity.hardware_class.class_id, self._key_names)
+        if flash.is_new and made in _FACTORY:
+            flash.hold(_FACTORY[made])
+            return
+        is_new = flash.is_new
+        self.new_store().install_factory(image)
+        if is_new and len(_FACTORY) < FACTORY_MAX:
+            _FACTORY[made] = contents = flash.contents()
+            share_pages(contents)
+            flash.hold(contents)
+
+    def _draw(self, size: int) -> bytes:
+        if self._random is None:
+            self._random = Random(self._seed)  # noqa: S311 - a simulation's challenges replay
+        return self._random.randbytes(size)
+
     def _verify(self, data: bytes) -> FirmwareImage:
-        return _verified(data, self._image_keys)
+        made = (data, self._key_names)
+        image = _VERIFIED.get(made)
+        if image is None:
+            image = verify_image(data, public_keys=self._image_keys)
+            if len(_VERIFIED) >= VERIFIED_MAX:
+                _VERIFIED.clear()
+            _VERIFIED[made] = image
+        return image
 
     def replace(self, identity: TargetIdentity, flash: FlashModel) -> None:
         """Another piece of hardware is here now. The power must be off."""
@@ -395,7 +425,7 @@ class BootloaderNode:
             if protocols.access_keys:
                 access = AccessGuard(
                     protocols.access_keys,
-                    self._random.randbytes,
+                    self._draw,
                     delay_ns=ACCESS_DELAY_NS,
                     failures_max=ACCESS_FAILURES_MAX,
                 )
@@ -416,7 +446,7 @@ class BootloaderNode:
                 identity=identity,
                 store=store,
                 boot=result,
-                random_bytes=self._random.randbytes,
+                random_bytes=self._draw,
                 access=ed25519_access_check(protocols.access_keys) if protocols.access_keys else None,
                 timing=UdsServerTiming(boot_window_ns=protocols.boot_window_ns),
                 is_locked=self._is_locked,

@@ -136,10 +136,13 @@ class VirtualMaster(NodeDevice):
             is_locked=lambda: self._is_upgrading,
             spare_images=lambda: stored_images(self.image_flash),
         )
-        self.node.new_store().install_factory(factory_image)
+        self.node.install_factory(factory_image)
         slave_count = configuration.layout.slave_count if diagnosis_bus is None else POSITION_MAX
         measured = MeasurementTable(
-            configuration.database, configuration.layout, unprotected=configuration.unprotected
+            configuration.database,
+            configuration.layout,
+            unprotected=configuration.unprotected,
+            has_pack_sensor=configuration.has_pack_sensor,
         ).accepts
         self._requests = frozenset({wire.request_id})
         self._inside = frozenset(range(wire.reply_id + 1, wire.reply_id + slave_count + 1)) | measured
@@ -200,6 +203,11 @@ class VirtualMaster(NodeDevice):
         layout = self.configuration.layout
         unknown = PackValues((None,) * layout.cell_count, (None,) * layout.probe_count)
         return unknown if self.master is None else self.master.pack_values
+
+    @property
+    def pack_sensor(self) -> tuple[float | None, float | None]:
+        """Current and state of charge as it knows them by the bus; nothing without power."""
+        return (None, None) if self.master is None else self.master.pack_sensor
 
     @property
     def _is_upgrading(self) -> bool:

@@ -76,7 +76,7 @@ class PlainMaster(NodeDevice):
             boot_time_ns=BOOT_TIME_NS,
             protocols=protocols,
         )
-        self.node.new_store().install_factory(factory_image)
+        self.node.install_factory(factory_image)
         self._inside = bus.attach(self._receive_inside, name=name, drained=self.node.drained)
         self._outside: Port | None = None
         self.gateway: Gateway | None = None

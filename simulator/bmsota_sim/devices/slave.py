@@ -104,7 +104,7 @@ class Slave(NodeDevice):
             boot_time_ns=BOOT_TIME_NS,
             protocols=protocols,
         )
-        self.node.new_store().install_factory(factory_image)
+        self.node.install_factory(factory_image)
         self._port = bus.attach(self._receive, name=name, drained=self.node.drained)
         self.node.add_port(self._port)
 
@@ -126,7 +126,7 @@ class Slave(NodeDevice):
         self._trace.note(self._kernel.now_ns, self.name, f"replaced: {self.hwid} by {hwid}")
         self.hwid = hwid
         self.node.replace(self._identity(hwid), self._new_flash(hwid))
-        self.node.new_store().install_factory(factory_image)
+        self.node.install_factory(factory_image)
 
     @property
     def boot_result(self) -> BootResult | None:

@@ -19,6 +19,7 @@ from bmsota.node import TargetIdentity
 from bmsota_sim.devices.bootloader_node import PowerCutPlan
 from bmsota_sim.devices.driver import Driver
 from bmsota_sim.devices.master import MasterHooks, VirtualMaster
+from bmsota_sim.devices.pack_sensor import PackSensor
 from bmsota_sim.devices.readings import master_readings
 from bmsota_sim.devices.slave import Slave
 from bmsota_sim.habits import BehindLogout
@@ -93,8 +94,8 @@ class _SlaveSensors:
         return values
 
 
-class _MasterSensors:
-    """What the master measures itself: the current through its shunt, and the charge it counts."""
+class _MainLine:
+    """What flows through the pack: what its sensor measures and counts, and what tells the master whether the pack is at rest."""
 
     def __init__(self, packs: Packs, row: int) -> None:
         self._packs = packs
@@ -109,12 +110,18 @@ class _MasterSensors:
 
 
 class BusPackView:
-    """The `PackView` of a full unit: cells and probes as its slaves sent them, current and charge as its master measures."""
+    """The `PackView` of a full unit: all values as its slaves and its sensor sent them; NaN where nothing is known."""
 
-    def __init__(self, master: VirtualMaster, sensors: _MasterSensors) -> None:
+    def __init__(self, master: VirtualMaster) -> None:
         self._master = master
-        self.current_a = sensors.current_a
-        self.soc_pct = sensors.soc_pct
+
+    def current_a(self) -> float:
+        current_a, _ = self._master.pack_sensor
+        return math.nan if current_a is None else current_a
+
+    def soc_pct(self) -> float:
+        _, soc_pct = self._master.pack_sensor
+        return math.nan if soc_pct is None else soc_pct
 
     def cell_voltages_v(self) -> Sequence[float | None]:
         return self._master.pack_values.cell_voltages_v
@@ -189,7 +196,7 @@ class FullUnit:
         self.shown_position: Callable[[tuple[float, float]], tuple[float, float]] = lambda position: position
         """What its receiver makes of the true longitude and latitude."""
         self._power_cycle: tuple[int, int] | None = None
-        sensors = self._sensors = _MasterSensors(packs, self._row)
+        line = self._line = _MainLine(packs, self._row)
         self.master = VirtualMaster(
             kernel=kernel,
             bus=self.bus,
@@ -216,6 +223,7 @@ class FullUnit:
                 unprotected=unprotected_dbc,
                 profile=BootloaderProfile(wire),
                 measure_period_ns=measure_period_ns,
+                has_pack_sensor=True,
                 origins=tuple(origins),
                 seed=f"{seed}/{identity.vin}",
                 terminal=TerminalOptions(edition=edition, heartbeat_period_ns=heartbeat_period_ns),
@@ -239,7 +247,16 @@ class FullUnit:
             note=lambda text: trace.note(kernel.now_ns, self.name, text),
             changed=self.master.vehicle_changed,
         )
-        self.pack_view = BusPackView(self.master, sensors)
+        self.pack_view = BusPackView(self.master)
+        self.pack_sensor = PackSensor(
+            kernel=kernel,
+            bus=self.bus,
+            database=internal_dbc,
+            name=f"{identity.name}/sensor",
+            line=line,
+            period_ns=measure_period_ns,
+            seed=f"{seed}/{identity.vin}/sensor",
+        )
         self._cell_sensors = [
             _SlaveSensors(packs, self._row, position, profile) for position in profile.layout.positions
         ]
@@ -274,6 +291,7 @@ class FullUnit:
         """Ignition on: everything boots."""
         self.vehicle.ignition_on = True
         self._trace.note(self.kernel.now_ns, self.name, "ignition on")
+        self.pack_sensor.power_on()
         for slave in self.slaves:
             slave.power_on()
         self.master.power_on()
@@ -284,6 +302,7 @@ class FullUnit:
         self._trace.note(self.kernel.now_ns, self.name, "ignition off")
 
         def powered_off() -> None:
+            self.pack_sensor.power_off()
             for slave in self.slaves:
                 slave.power_off()
             then()
@@ -369,7 +388,8 @@ class FullUnit:
             slave.power_off()
 
     def disturb_frames(self, position: int, kind: FrameFaultKind, rounds: int) -> None:
-        self.slaves[position - 1].disturb_frames(kind, rounds)
+        """Those of the slave at *position*; 0: of the sensor in the main line."""
+        (self.slaves[position - 1] if position else self.pack_sensor).disturb_frames(kind, rounds)
 
     def fail_self_test(self, version: ImageVersion | str, reason: str) -> None:
         """The image of this version does not pass its self-test on this unit."""
@@ -437,8 +457,8 @@ class FullUnit:
     def _readings(self) -> MasterReadings:
         readings = master_readings(
             self.vehicle,
-            current_a=self._sensors.current_a(),
-            soc_pct=self._sensors.soc_pct(),
+            current_a=self._line.current_a(),
+            soc_pct=self._line.soc_pct(),
             has_positioning=self.profile.has_positioning,
         )
         if readings.position is None:
@@ -454,6 +474,7 @@ class FullUnit:
             if slave.power_cut_plan is not None and slave.power_cut_plan.happened
         }
         frames = {(kind, slave.position) for slave in self.slaves for kind in slave.frame_faults}
+        frames |= {(kind, 0) for kind in self.pack_sensor.frame_faults}
         tests = {("self_test_fails", 0)} if self._has_failed_self_test else set()
         return UnitFigures(
             reports=master.reports,

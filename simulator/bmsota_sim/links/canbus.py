@@ -106,8 +106,28 @@ class Port:
     """One node's place on the bus. Made by `CanBus.attach`."""
 
     __slots__ = (
-        "_accepts", "_bus", "_drained", "_echoes", "_faults", "_held", "_index", "_is_on_bus", "_outages", "_queue", "_random",
-        "_receive", "_recovery", "bus_offs", "corrupted", "dropped", "is_powered", "lost", "name", "received", "sent",
+        "_accepts",
+        "_bus",
+        "_drained",
+        "_drawn",
+        "_echoes",
+        "_faults",
+        "_held",
+        "_index",
+        "_is_on_bus",
+        "_outages",
+        "_queue",
+        "_receive",
+        "_recovery",
+        "_seed",
+        "bus_offs",
+        "corrupted",
+        "dropped",
+        "is_powered",
+        "lost",
+        "name",
+        "received",
+        "sent",
     )  # fmt: skip
 
     def __init__(
@@ -145,7 +165,15 @@ class Port:
         self._faults: BusFaults | None = None
         self._held: tuple[CanFrame, Timer] | None = None
         self._recovery: Timer | None = None
-        self._random = random.Random(f"{bus.seed}/{bus.name}/{name}")  # noqa: S311 - a replayable draw, not a secret
+        self._seed = f"{bus.seed}/{bus.name}/{name}"
+        self._drawn: random.Random | None = None
+
+    @property
+    def _random(self) -> random.Random:
+        # Most ports never draw, and a generator is 2.5 kB.
+        if self._drawn is None:
+            self._drawn = random.Random(self._seed)  # noqa: S311 - a replayable draw, not a secret
+        return self._drawn
 
     @property
     def pending(self) -> int:

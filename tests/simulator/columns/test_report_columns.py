@@ -5,13 +5,24 @@ The other side is the real chain, one value at a time: a slave's messages, their
 
 from __future__ import annotations
 
+import math
 import os
 import random
 
 import numpy as np
 import pytest
 from bmsota_sim.columns import ReportColumns, VehicleRows, cells_on_bus, probes_on_bus
-from bmsota_sim.columns.quantise import CELL_MV_MAX, MISSING, PROBE_MAX, PROBE_MIN, degrees_in_report, rounded
+from bmsota_sim.columns.quantise import (
+    CELL_MV_MAX,
+    MISSING,
+    PROBE_MAX,
+    PROBE_MIN,
+    current_on_bus,
+    degrees_in_report,
+    percent_in_report,
+    rounded,
+    soc_on_bus,
+)
 from bmsota_sim.columns.reports import CHARGING, DRIVING, IGNITION_ON
 from bmsota_sim.defaults import database
 from bmsota_sim.devices.readings import master_readings
@@ -20,7 +31,7 @@ from bmsota_sim.identity import vin
 from bmsota_sim.profiles import PROFILES
 
 from bmsota.gbt32960 import Command, Edition, Frame, Report, beijing_time, decode, encode
-from bmsota.master import MeasurementTable, PackValues, SlaveMessages, report_bodies
+from bmsota.master import MeasurementTable, PackValues, SensorMessages, SlaveMessages, report_bodies
 
 pytestmark = pytest.mark.slow
 
@@ -34,10 +45,11 @@ class Chain:
     def __init__(self, profile):
         self.profile, layout = profile, profile.layout
         self.slaves = [SlaveMessages(database("bms_internal"), position, layout) for position in layout.positions]
-        self.table = MeasurementTable(database("bms_internal"), layout)
+        self.sensor = SensorMessages(database("bms_internal"))
+        self.table = MeasurementTable(database("bms_internal"), layout, has_pack_sensor=True)
         self.alive = 0
 
-    def measure(self, cells, probes):
+    def measure(self, cells, probes, current_a=0.0, soc_pct=50.0):
         profile = self.profile
         for place, slave in enumerate(self.slaves):
             frames = slave.measurements(
@@ -47,6 +59,7 @@ class Chain:
             )
             for frame in frames:
                 assert self.table.receive(frame, self.alive + 1)
+        assert self.table.receive(self.sensor.measurement(current_a, soc_pct, alive=self.alive), self.alive + 1)
         self.alive += 1
         return PackValues(tuple(self.table.cell_voltages_v), tuple(self.table.temperatures_c))
 
@@ -100,16 +113,18 @@ def check(series, seed, count, edition=Edition.GBT2016):
         probes = np.array(random_degrees(rng, profile.probe_count, kind), np.float32)
         state = rng.randrange(8)
         vehicle = vehicle_of(rng, state)
-        current = np.float32(rng.choice((rng.uniform(-400, 400), rng.randrange(-4000, 4000) / 20, 1500.0, -1000.0)))
-        soc = np.float32(rng.choice((rng.uniform(-0.1, 1.1), rng.randrange(200) / 200, 0.01, 0.02, 0.045, 0.05)))
-        at_ns = (START_S + rng.randrange(10**6)) * 10**9
-        readings = master_readings(
-            vehicle,
-            current_a=float(current),
-            soc_pct=min(100.0, max(0.0, float(soc) * 100.0)),
-            has_positioning=profile.has_positioning,
+        current = np.float32(
+            rng.choice((rng.uniform(-400, 400), rng.randrange(-4000, 4000) / 20, 1500.0, -1000.0, 4000.0))
         )
-        pack = chain.measure(cells.tolist(), probes.tolist())
+        soc = np.float32(
+            rng.choice(
+                (rng.uniform(-0.1, 1.1), rng.randrange(200) / 200, rng.randrange(2000) / 2000, 0.01, 0.02, 0.045, 0.05)
+            )
+        )
+        at_ns = (START_S + rng.randrange(10**6)) * 10**9
+        pack = chain.measure(cells.tolist(), probes.tolist(), float(current), min(100.0, max(0.0, float(soc) * 100.0)))
+        amperes, percent = (math.nan if value is None else value for value in chain.table.pack_sensor)
+        readings = master_readings(vehicle, current_a=amperes, soc_pct=percent, has_positioning=profile.has_positioning)
         bodies = report_bodies(pack, readings, alarm_limits=profile.alarm_limits, edition=edition)
         bodies = profile.habits.shaped(bodies)
         frame = Frame(
@@ -174,6 +189,23 @@ def test_every_cell_and_every_probe_of_the_bus():
         assert degrees_in_report(np.array(tenths)).tolist() == [254 if value < -40 else value + 40 for value in whole]
         assert [round(value * 10) for value in known] == tenths
     assert degrees_in_report(np.array([MISSING])).tolist() == [255]
+
+
+def test_every_current_and_every_state_of_charge_of_the_bus():
+    """All steps of the sensor's signals, and the ties between them, through the DBC and the master's expressions."""
+    chain = Chain(PROFILES["E7"])
+    ties = np.arange(-32_770, 32_770, 13, dtype=np.float32) / np.float32(20)
+    for amperes in ties:
+        chain.measure([3.3] * 36, [20.0] * 12, float(amperes))
+        (known, _), steps = chain.table.pack_sensor, current_on_bus(np.array([amperes]))[0]
+        assert math.isnan(steps) if known is None else known == steps * 0.1
+    for part in range(-2, 2004):
+        soc = np.float32(part / 2000)
+        chain.measure([3.3] * 36, [20.0] * 12, 0.0, min(100.0, max(0.0, float(soc) * 100.0)))
+        known, steps = chain.table.pack_sensor[1], soc_on_bus(np.array([soc]))
+        assert known == steps[0] * 0.1
+        assert percent_in_report(steps)[0] == round(known)
+    assert percent_in_report(np.array([math.nan]))[0] == 0xFE
 
 
 def test_rounding_in_columns_is_that_of_python():

@@ -110,7 +110,7 @@ def test_a_problem_is_told_as_compilers_do(tmp_path):
     path.write_text(SMALL.replace("F7, count: 3", "F8, count: 3"), encoding="utf-8")
     result = invoke("check", str(path))
     assert result.exit_code == 2
-    assert result.stderr == f"{path}:5:20: groups.cars.profile: no profile 'F8'; there are E7, F7\n"
+    assert result.stderr == f"{path}:5:20: groups.cars.profile: no profile 'F8'; there are E7, E7-22, F7, F7-144\n"
 
 
 def test_vehicles_are_listed(small):
