@@ -82,7 +82,7 @@ def test_who_is_logged_out_hears_no_more(fleet, visit, vin, monkeypatch):
 
 def busy_until_closed(fleet, vin, socket):
     """Something changes whenever the page has been told of the last change; the code it is closed with."""
-    for _ in range(2000):
+    for _ in range(300):
         fleet.services.live.publish(f"vehicle:{vin}", {"kind": "nodes"})
         message = socket.receive()
         if message["type"] == "websocket.close":
