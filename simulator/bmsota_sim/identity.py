@@ -6,14 +6,14 @@ A VIN is 17 characters without I, O and Q; position 9 is the check digit of ISO 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bmsota.errors import ConfigurationError
 from bmsota_sim.streams import stream_bytes
 
-__all__ = ["VirtualUnitIdentity", "device_key", "slave_hwid", "unit_identity", "vin", "vin_with_check_digit"]
+__all__ = ["VirtualUnitIdentity", "device_secret", "slave_hwid", "unit_identity", "vin", "vin_with_check_digit"]
 
 _VALUES = dict(zip("0123456789ABCDEFGHJKLMNPRSTUVWXYZ", [*range(10), *range(1, 9), *range(1, 6), 7, 9, *range(2, 10)], strict=True))  # fmt: skip
 _WEIGHTS = (8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2)
@@ -51,7 +51,13 @@ class VirtualUnitIdentity:
     iccid: str
     master_hwid: str
     slave_hwids: tuple[str, ...]
-    device_key: Ed25519PrivateKey
+    device_secret: bytes = field(repr=False)
+    """Of `device_key`: a key object for each of tens of thousands of units would be six times as large."""
+
+    @property
+    def device_key(self) -> Ed25519PrivateKey:
+        """The Ed25519 key that the master's secure element would hold."""
+        return Ed25519PrivateKey.from_private_bytes(self.device_secret)
 
     @property
     def name(self) -> str:
@@ -59,9 +65,9 @@ class VirtualUnitIdentity:
         return f"V{self.number:02d}"
 
 
-def device_key(seed: int, owner: str) -> Ed25519PrivateKey:
-    """The Ed25519 key that the master's secure element would hold."""
-    return Ed25519PrivateKey.from_private_bytes(stream_bytes(seed, owner, "device key"))
+def device_secret(seed: int, owner: str) -> bytes:
+    """32 bytes, of which the Ed25519 key of *owner* is made."""
+    return stream_bytes(seed, owner, "device key")
 
 
 def slave_hwid(seed: int, number: int, position: int, *, generation: int = 0) -> str:
@@ -79,5 +85,5 @@ def unit_identity(seed: int, series: str, number: int, slave_count: int) -> Virt
         iccid=f"898600{int.from_bytes(stream_bytes(seed, its_vin, 'iccid')[:5]) % 10**14:014d}",
         master_hwid=f"M{number:04d}{stream_bytes(seed, its_vin, 'master hwid').hex()[:11].upper()}"[:16],
         slave_hwids=tuple(slave_hwid(seed, number, position) for position in range(1, slave_count + 1)),
-        device_key=device_key(seed, its_vin),
+        device_secret=device_secret(seed, its_vin),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from bmsota_sim.identity import device_key, slave_hwid, unit_identity, vin
+from bmsota_sim.identity import device_secret, slave_hwid, unit_identity, vin
 
 from bmsota.errors import ConfigurationError
 from bmsota.gbt32960 import VehicleLogin, beijing_time
@@ -92,5 +92,5 @@ def test_adding_a_slave_changes_no_other():
 
 
 def test_every_unit_has_its_own_key():
-    keys = {device_key(1, owner).private_bytes_raw() for owner in ("a", "b")} | {device_key(2, "a").private_bytes_raw()}
+    keys = {device_secret(1, owner) for owner in ("a", "b")} | {device_secret(2, "a")}
     assert len(keys) == 3

@@ -11,8 +11,8 @@ import numpy as np
 from bmsota.checksums import bcc_xor
 from bmsota.errors import FrameError, LocalProtocolError
 from bmsota.gbt32960._codec import decode, encode
-from bmsota.gbt32960._columns.few import late_group
 from bmsota.gbt32960._columns.header import are_identifiers, is_identifier, time_of, times_of
+from bmsota.gbt32960._columns.late import late_group
 from bmsota.gbt32960._columns.mixed import decode_mixed
 from bmsota.gbt32960._columns.numbers import highest, lowest
 from bmsota.gbt32960._columns.plan import Plan, plan_for, plan_of, same_layout, xor_of_rows

@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from bmsota.errors import ConfigurationError
-from bmsota_sim.identity import VirtualUnitIdentity, device_key, vin_with_check_digit
+from bmsota_sim.identity import VirtualUnitIdentity, device_secret, vin_with_check_digit
 from bmsota_sim.profiles import PROFILES
 from bmsota_sim.streams import stream_bytes
 
@@ -70,5 +70,5 @@ def identity(scenario: FleetScenario, seed: int, unit: UnitId) -> VirtualUnitIde
         iccid=f"898600{int.from_bytes(stream_bytes(0, unit.group, 'iccid')[:8]) % 10**8:08d}{unit.number:06d}",
         master_hwid=f"M{code}{unit.number:06d}{stream_bytes(seed, str(unit), 'master hwid').hex()[:5].upper()}",
         slave_hwids=tuple(slave_hwid(seed, unit, position) for position in range(1, profile.slave_count + 1)),
-        device_key=device_key(seed, str(unit)),
+        device_secret=device_secret(seed, str(unit)),
     )

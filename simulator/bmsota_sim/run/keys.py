@@ -47,7 +47,7 @@ class RunKeys:
     def own(self, identity: VirtualUnitIdentity) -> VirtualUnitIdentity:
         """*identity* with its own device key, if it has one."""
         key = self.devices.get(identity.vin)
-        return identity if key is None else replace(identity, device_key=key)
+        return identity if key is None else replace(identity, device_secret=key.private_bytes_raw())
 
     def check(self, vins: Iterable[str]) -> None:
         """See that the device keys are of this fleet.

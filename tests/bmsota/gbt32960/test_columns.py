@@ -47,7 +47,7 @@ from bmsota.gbt32960 import (
     encode_batch,
 )
 from bmsota.gbt32960._columns import batch as batch_module
-from bmsota.gbt32960._columns import few as few_module
+from bmsota.gbt32960._columns import late as late_module
 from bmsota.gbt32960._columns import plan as module
 from bmsota.gbt32960._walk import Unplannable, Walk
 
@@ -233,7 +233,7 @@ def test_few_frames_make_the_same_columns_as_many(monkeypatch, good_frames, seed
             found.append(repaired(raw))
     few = [decode_batch(found[begin : begin + 15]) for begin in range(0, len(found), 15)]
     assert sum(bool(group.values) for columns in few for group in columns.groups) > 10  # Made now, not later.
-    monkeypatch.setattr(few_module, "FEW_BYTES_MAX", 0)
+    monkeypatch.setattr(late_module, "FEW_BYTES_MAX", 0)
     for begin, columns in zip(range(0, len(found), 15), few, strict=True):
         assert_groups_are_equal(columns, decode_batch(found[begin : begin + 15]))
 
