@@ -26,7 +26,7 @@ def check(tmp_path, text, *options):
 def test_a_clean_file_is_0(tmp_path):
     result, path = check(tmp_path, packaged_dbc("bms_internal"))
     assert result.exit_code == 0
-    assert result.output.startswith(f"{path}: 193 messages, ")
+    assert result.output.startswith(f"{path}: 194 messages, ")
     assert result.output.endswith("no faults\n")
 
 
@@ -35,7 +35,7 @@ def test_a_dbc_that_ships_with_bmsota_is_checked_by_name(tmp_path, monkeypatch):
     """A file of that name comes first, as for `decode`."""
     monkeypatch.chdir(tmp_path)
     result = runner.invoke(app, ["check", "bms_internal"])
-    assert (result.exit_code, result.output.startswith("bms_internal: 193 messages, ")) == (0, True)
+    assert (result.exit_code, result.output.startswith("bms_internal: 194 messages, ")) == (0, True)
     (tmp_path / "bms_internal").write_text(CLEAN)
     result = runner.invoke(app, ["check", "bms_internal"])
     assert (result.exit_code, result.output) == (0, "bms_internal: 1 message, 1 signal loaded; no faults\n")

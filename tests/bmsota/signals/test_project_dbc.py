@@ -119,7 +119,8 @@ def test_a_layout_never_changed_under_its_id(internal):
             assert message.can_id not in old
             assert message.protection.profile is E2EProfile.P01
             assert message.protection.data_id == message.can_id
-    assert {message.name.split("_", 1)[1] for message in internal.messages if message.protection} == {
+    assert {message.name.split("_", 1)[-1] for message in internal.messages if message.protection} == {
+        "PackSensor",
         "Status",
         *(f"Cells_{group}" for group in range(1, 9)),
         *(f"Temperatures_{group}" for group in (1, 2)),
@@ -160,6 +161,8 @@ def test_locked_bytes():
         "BalancingCells": 0x80000001,
     }
     assert internal["Slave02_Status"].encode(status).hex(" ") == "ca 13 00 0c 01 00 00 80"
+    line = {"AliveCounter": 3, "Current": -12.5, "StateOfCharge": 80.4}
+    assert internal["PackSensor"].frame(line).data.hex(" ") == "89 03 83 ff 24 03 00 00"
     old = loads(packaged_dbc("bms_internal_unprotected"))
     cells = {"Cell_05": 3.6543, "Cell_06": 0, "Cell_07": "Abnormal", "Cell_08": "Invalid"}
     assert old["Slave02_Cells_2"].encode(cells).hex(" ") == "bf 8e 00 00 fe ff ff ff"
