@@ -120,9 +120,15 @@ class BenchOptions:
             )
         if self.ids not in {11, 29}:
             raise ConfigurationError(f"ids: expected 11 or 29, got {self.ids}")
-        for time_ns in (self.turnaround_ns, self.boot_window_ns, self.flash_erase_ns, self.flash_program_ns):
+        times_ns = {
+            "turnaround": self.turnaround_ns,
+            "boot window": self.boot_window_ns,
+            "flash erase": self.flash_erase_ns,
+            "flash program": self.flash_program_ns,
+        }
+        for name, time_ns in times_ns.items():
             if not 0 <= time_ns <= TIME_NS_MAX:
-                raise ConfigurationError(f"times: expected 0 to 10 s, got {time_ns / SECOND:g} s")
+                raise ConfigurationError(f"{name}: expected 0 to 10 s, got {time_ns / SECOND:g} s")
         if not 0 <= self.slot_kib <= SLOT_KIB_MAX:
             raise ConfigurationError(f"slot: expected 0 to {SLOT_KIB_MAX} KiB, got {self.slot_kib}")
         for name, positions in (("wrong class", self.wrong_class), ("absent", self.absent)):
