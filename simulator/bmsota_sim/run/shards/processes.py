@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import threading
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -17,6 +18,7 @@ from bmsota_sim.run.shards.carrying import ChannelClosedError, carry_out_shard
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
 
     from bmsota_sim.run.shards.carrying import ShardCommand, ShardMessage
     from bmsota_sim.run.shards.part import Shard, ShardEnd
@@ -59,6 +61,14 @@ def _adopt(connection: Connection[ShardMessage, ShardCommand]) -> None:
     for number in ending_signals():
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ending_signals())
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess | None) -> None:
+    """A worker of an executor waits for its next task for ever, whoever was to give it."""
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _carry_out(shard: Shard) -> ShardEnd:
