@@ -1,10 +1,11 @@
 """`bmsota-cloud vehicle import`: all lines are looked at first, and what is wrong is said with its place."""
 
 import base64
+from dataclasses import replace
 
 import pytest
 from bmsota_cloud.cli import app
-from bmsota_cloud.domain.accounts import Role
+from bmsota_cloud.domain.accounts import Role, Scope, ScopeKind
 from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, NotAllowedError
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.services import VehicleEntry
@@ -124,3 +125,23 @@ def test_somebody_who_registers_meanwhile_is_not_overwritten(world):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(ConfigurationError, match=r"cannot read .*: No such file"):
         load_vehicles(tmp_path / "no.csv")
+
+
+def test_a_vehicle_for_a_project_out_of_scope_stops_all_of_them(world):
+    """An operator of one project names another one in the second line: nothing is registered, and nobody learns whether there is one."""
+    operator = replace(
+        next(account for account in world.people.values() if account.role is Role.OPERATOR),
+        scope=Scope(kind=ScopeKind.PROJECTS, projects=("Harbour",)),
+    )
+    entries = [
+        VehicleEntry(place="x:1", vin=world.vin(1), series="F7", project="Harbour"),
+        VehicleEntry(place="x:2", vin=world.vin(2), series="F7", project="Bridge"),
+    ]
+    with pytest.raises(InvalidInputError, match="x:2: no project Bridge"):
+        world.services.vehicle_import.run(entries, now=world.now, by=operator)
+    with world.cloud.store.reading() as work:
+        assert work.vehicles.get(world.vin(1)) is None
+    world.register(2, project="Bridge")
+    entries[1] = replace(entries[1], project="Harbour")
+    with pytest.raises(InvalidInputError, match=f"x:2: VIN {world.vin(2)} is registered already\nnothing"):
+        world.services.vehicle_import.run(entries, now=world.now, by=operator)

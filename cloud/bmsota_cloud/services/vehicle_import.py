@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from bmsota_cloud.domain.accounts import Permission, require
-from bmsota_cloud.domain.errors import InvalidInputError
+from bmsota_cloud.domain.errors import CloudError, InvalidInputError
+from bmsota_cloud.services.scoped import check_project
 from bmsota_cloud.services.vehicles import check_registration
 
 if TYPE_CHECKING:
@@ -81,14 +82,14 @@ class VehicleImport:
             require(by, Permission.VEHICLE_REGISTER)
         faults: list[str] = []
         fresh: list[VehicleEntry] = []
-        self._within(entries, faults)
+        self._within(entries, by, faults)
         for start in range(0, len(entries), _LOOKED_UP):
             with self._context.store.reading() as work:
                 for entry in entries[start : start + _LOOKED_UP]:
                     known = work.vehicles.get(entry.vin)
                     if known is None:
                         fresh.append(entry)
-                    faults += _against(work, entry, known)
+                    faults += _against(work, entry, known, by)
         if faults:
             more = [f"and {len(faults) - _FAULTS_SHOWN:,} more"] if len(faults) > _FAULTS_SHOWN else []
             raise InvalidInputError("bad-import", "\n".join([*faults[:_FAULTS_SHOWN], *more, "nothing was registered"]))
@@ -106,7 +107,7 @@ class VehicleImport:
         return ImportResult(registered=len(fresh), present=len(entries) - len(fresh))
 
     @staticmethod
-    def _within(entries: Sequence[VehicleEntry], faults: list[str]) -> None:
+    def _within(entries: Sequence[VehicleEntry], by: Account | None, faults: list[str]) -> None:
         """Of each entry by itself, and between them."""
         vins: dict[str, str] = {}
         hwids: dict[str, str] = {}
@@ -119,7 +120,9 @@ class VehicleImport:
                     hwid=entry.hwid,
                     device_public_key=entry.device_public_key,
                 )
-            except InvalidInputError as error:
+                if by is not None:
+                    check_project(entry.project, by)
+            except CloudError as error:
                 faults.append(f"{entry.place}: {error}")
                 continue
             if (other := vins.setdefault(entry.vin, entry.place)) != entry.place:
@@ -128,14 +131,22 @@ class VehicleImport:
                 faults.append(f"{entry.place}: HWID {entry.hwid} stands at {other} too")
 
 
-def _against(work: Work, entry: VehicleEntry, known: Vehicle | None) -> Iterator[str]:
-    """What the platform has instead."""
+def _against(work: Work, entry: VehicleEntry, known: Vehicle | None, by: Account | None) -> Iterator[str]:
+    """What the platform has instead; of a vehicle that *by* does not see, no more than that it is there."""
     if known is not None:
+        if not _is_seen(known, by):
+            yield f"{entry.place}: VIN {entry.vin} is registered already"
+            return
         for what in ("series", "project", "hwid", "device_public_key"):
             if getattr(known, what) != getattr(entry, what):
                 words = {"hwid": "HWID", "device_public_key": "device key"}.get(what, what)
-                got = "" if what == "device_public_key" else f" {getattr(known, what) or 'none'}"
-                yield f"{entry.place}: VIN {entry.vin} is registered already, with another {words}{got and ':' + got}"
+                got = "" if what == "device_public_key" else f": {getattr(known, what) or 'none'}"
+                yield f"{entry.place}: VIN {entry.vin} is registered already, with another {words}{got}"
                 return
     elif entry.hwid and (other := work.vehicles.by_hwid(entry.hwid)) is not None:
-        yield f"{entry.place}: HWID {entry.hwid} is registered already, in {other.vin}"
+        where = f", in {other.vin}" if _is_seen(other, by) else ""
+        yield f"{entry.place}: HWID {entry.hwid} is registered already{where}"
+
+
+def _is_seen(vehicle: Vehicle, by: Account | None) -> bool:
+    return by is None or by.scope.has_vehicle(project=vehicle.project, customer=vehicle.customer)
