@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from bmsota_cloud.cli import app
-from bmsota_cloud.domain.accounts import Role, Scope, ScopeKind
+from bmsota_cloud.domain.accounts import Role, ScopeKind
 from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, NotAllowedError
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.services import VehicleEntry
@@ -131,7 +131,8 @@ def test_a_vehicle_for_a_project_out_of_scope_stops_all_of_them(world):
     """An operator of one project names another one in the second line: nothing is registered, and nobody learns whether there is one."""
     operator = replace(
         next(account for account in world.people.values() if account.role is Role.OPERATOR),
-        scope=Scope(kind=ScopeKind.PROJECTS, projects=("Harbour",)),
+        sees=ScopeKind.PROJECTS,
+        projects=("Harbour",),
     )
     entries = [
         VehicleEntry(place="x:1", vin=world.vin(1), series="F7", project="Harbour"),
