@@ -28,7 +28,6 @@ CORE_EXCEPTIONS: dict[str, set[str]] = {
     "bmsota/gbt32960/_columns/few.py": {"numpy"},
     "bmsota/gbt32960/_columns/late.py": {"numpy"},
     "bmsota/gbt32960/_columns/header.py": {"numpy"},
-    "bmsota/gbt32960/_columns/late.py": {"numpy"},
     "bmsota/gbt32960/_columns/mixed.py": {"numpy"},
     "bmsota/gbt32960/_columns/numbers.py": {"numpy"},
     "bmsota/gbt32960/_columns/plan.py": {"numpy"},
