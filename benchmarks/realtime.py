@@ -235,7 +235,7 @@ def figures(count: int, seconds: int, few: int, processes: int = 1) -> list[Figu
     return [
         Figure(name, round(share, 4), "cores", ratio, "Locust, the same load" if ratio else ""),
         Figure(f"{name}: units", count, "units"),
-        Figure(f"{name}: reports", sum(measured.gateway["reports"] for measured in large), "reports"),
+        Figure(f"{name}: reports", sum(measured.gateway.get("reports", 0) for measured in large), "reports"),
         Figure(f"{name}: lateness p99", round(max(each["p99"] for each in late), 4), "s"),
         Figure(f"{name}: lateness max", round(max(each["max"] for each in late), 4), "s"),
         Figure(

@@ -11,7 +11,7 @@ import contextlib
 import resource
 import time
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import httpx
 
@@ -244,8 +244,7 @@ class _Stream(asyncio.Protocol):
     # -- for asyncio -----------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # Those of uvloop are no subclass of it.
         if self._listener is None:
             transport.close()
         else:
