@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import shutil
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -79,11 +79,10 @@ def back_up(
         raise ConfigurationError(f"{data} is not the data folder of a platform: it has no *{_DATABASE} file")
     _refuse_existing(target)
     _refuse_inside(target, data)
-    make_folder(target.absolute().parent)
-    unfinished = _new_folder(target, "unfinished")
-    try:
+    files: dict[str, dict[str, Any]] = {}
+    made_at = now.isoformat(timespec="seconds")
+    with _appearing(target, "unfinished", f"cannot back up {data}") as unfinished:
         (unfinished / _DATA).mkdir(mode=0o700)
-        files: dict[str, dict[str, Any]] = {}
         for path in _in_order(data):
             name = path.relative_to(data).as_posix()
             progress(name)
@@ -101,19 +100,10 @@ def back_up(
                 continue
             files[name] = {"size_bytes": copied.stat().st_size, "sha256": _digest(copied)}
             _sync(copied)
-        made_at = now.isoformat(timespec="seconds")
         about = {"layout": LAYOUT, "made_at": made_at, "version": __version__, "files": files}
         listed = unfinished / _LIST
         listed.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         _sync(listed)
-        unfinished.rename(target)
-        _sync(target.absolute().parent)
-    except OSError as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise ConfigurationError(f"cannot back up {data}: {error}") from error
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
     return BackupSummary(len(files), sum(each["size_bytes"] for each in files.values()), made_at)
 
 
@@ -138,9 +128,7 @@ def restore(backup: Path, data: Path, *, progress: Callable[[str], None] = lambd
         raise ConfigurationError(
             f"{data} is not empty: restore to a new folder, or move this one away first (stop the platform before)"
         )
-    make_folder(data.absolute().parent)
-    unfinished = _new_folder(data, "restoring")
-    try:
+    with _appearing(data, "restoring", f"cannot restore to {data}") as unfinished:
         for name in files:
             progress(name)
             copied = unfinished / name
@@ -149,14 +137,6 @@ def restore(backup: Path, data: Path, *, progress: Callable[[str], None] = lambd
             _sync(copied)
         if data.exists():
             data.rmdir()
-        unfinished.rename(data)
-        _sync(data.absolute().parent)
-    except OSError as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise ConfigurationError(f"cannot restore to {data}: {error}") from error
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
     return BackupSummary(len(files), sum(told["size_bytes"] for told in files.values()), str(about["made_at"]))
 
 
@@ -237,17 +217,29 @@ def _refuse_inside(target: Path, data: Path) -> None:
         raise ConfigurationError(f"{target} is inside {data}: name a folder elsewhere")
 
 
-def _new_folder(final: Path, state: str) -> Path:
-    """An empty folder beside *final*, readable by its owner only: it has private keys."""
-    folder = final.absolute().with_name(f".{final.absolute().name}.{state}")
+@contextmanager
+def _appearing(final: Path, state: str, fault: str) -> Iterator[Path]:
+    """An empty folder beside *final*, which gets that name when all is in it; else nothing is left. Its owner alone can read it: it has private keys.
+
+    Raises:
+        ConfigurationError: a file cannot be read or written; it begins with *fault*.
+    """
+    parent = final.absolute().parent
+    make_folder(parent)
+    folder = parent / f".{final.absolute().name}.{state}"
     try:
         if folder.exists():
             # Of a run that was killed.
             shutil.rmtree(folder)
         folder.mkdir(mode=0o700)
+        yield folder
+        folder.rename(final)
+        _sync(parent)
     except OSError as error:
-        raise ConfigurationError(f"cannot make the folder {folder}: {error.strerror}") from error
-    return folder
+        raise ConfigurationError(f"{fault}: {error}") from error
+    finally:
+        # Nothing is there any more when all went well.
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _digest(path: Path) -> str:
