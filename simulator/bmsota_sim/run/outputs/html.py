@@ -161,14 +161,14 @@ def _charts(series: dict[str, Any]) -> str:
             "Connections", at_s, [Line("connected", series["connected"]), Line("logged in", series["logged_in"])]
         ),
         line_chart(
-            "Reports per second",
+            "Reports",
             at_s,
             [
                 Line(key, rates(at_s, counters.get(key, none)))
                 for key in ("sent", "acknowledged", "backfilled")
                 if key == "sent" or key in counters
             ],
-            unit="/s",
+            unit="per second",
         ),
         line_chart(
             "Reply times", at_s, [Line(f"p{share}", series[f"reply_p{share}_s"]) for share in (50, 90, 99)], unit="s"
