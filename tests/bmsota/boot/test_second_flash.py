@@ -97,7 +97,7 @@ class ErasesTooMuch(FlashModel):
 class TearsUpwards(FlashModel):
     def _write_partially(self, offset, data):
         super()._write_partially(offset, data)
-        self._cells[offset : offset + len(data)] = bytes(len(data))
+        self._cells.write(offset, bytes(len(data)))
 
 
 class ErasesToZero(FlashModel):
