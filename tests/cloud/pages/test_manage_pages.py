@@ -183,6 +183,7 @@ def test_vehicles_of_a_file_are_registered_all_or_none(fleet, visit, words):
     assert "no file was chosen" in upload(carol, None).text
     found = visit("adam").see("/manage/audit?action=vehicle.import")
     assert "fleet.csv:4: VIN: expected 17" in found
+    assert "testclient" in found
     assert visit("alan").get("/manage/vehicles").status_code == 403
     assert upload(visit("alan"), lines, project="Harbour").status_code == 403
 
