@@ -156,8 +156,8 @@ CLOUD_MAY_IMPORT: dict[str, set[str]] = {
     "platform_logins.py": {"domain"},
     "mail": {"domain", "services"},
     "gateway": {"clock", "domain", "services"},
-    "api": {"clock", "domain", "services"},
-    "pages": {"clock", "domain", "services"},
+    "api": {"clock", "domain", "services", "vehicle_file"},
+    "pages": {"clock", "domain", "services", "vehicle_file"},
     "platform.py": {"api", "clock", "domain", "folders", "gateway", "services", "storage"},
     "wiring.py": {
         "api",
@@ -189,7 +189,7 @@ CLOUD_MAY_IMPORT: dict[str, set[str]] = {
         "vehicle_file",
         "wiring",
     },
-    "vehicle_file.py": {"services"},
+    "vehicle_file.py": {"domain", "services"},
     "__init__.py": set(),
 }
 

@@ -8,12 +8,25 @@ import csv
 from typing import TYPE_CHECKING, Final
 
 from bmsota.errors import ConfigurationError
+from bmsota_cloud.domain.errors import InvalidInputError
 from bmsota_cloud.services import VehicleEntry
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+    from typing import Protocol
 
-__all__ = ["load_vehicles"]
+    class Rows(Iterator[list[str]], Protocol):
+        """What `csv.reader` gives."""
+
+        @property
+        def line_num(self) -> int: ...
+
+
+__all__ = ["VEHICLES_MAX", "load_vehicles", "parse_vehicles"]
+
+# What one request may register: some seconds of work. A file on the command line may have more.
+VEHICLES_MAX: Final = 5000
 
 # What we call it, and what `bmsota-sim vehicles` does.
 _COLUMNS: Final = {
@@ -28,28 +41,60 @@ _KEY_HEX_DIGITS: Final = 64
 
 
 def load_vehicles(path: Path, *, project: str = "") -> list[VehicleEntry]:
-    """Read a file of vehicles: UTF-8, a line of names, then a line for each vehicle.
-
-    Columns: `vin`, `series` (or `profile`), `project`, `hwid` (or `master_hwid`), `device_public_key` (or `public_key`; base64, or 64
-    hexadecimal digits). Others are not looked at. Between them stand commas, semicolons or tabs.
+    """Read a file of vehicles; see `parse_vehicles`.
 
     Args:
         path: the file.
         project: of vehicles that have none in the file.
 
     Raises:
-        ConfigurationError: it cannot be read, or a column is missing, or a line has too many values or a key that is none; with each place.
+        ConfigurationError: it cannot be read.
+        InvalidInputError: as `parse_vehicles`.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path}: expected UTF-8, got the byte 0x{error.object[error.start]:02x}") from error
+        data = path.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
+    return parse_vehicles(data, name=str(path), project=project, project_hint="name the project of all with --project")
+
+
+def parse_vehicles(
+    data: bytes, *, name: str, project: str = "", project_hint: str = "", count_max: int | None = None
+) -> list[VehicleEntry]:
+    """Parse a file of vehicles: UTF-8, a line of names, then a line for each vehicle.
+
+    Columns: `vin`, `series` (or `profile`), `project`, `hwid` (or `master_hwid`), `device_public_key` (or `public_key`; base64, or 64
+    hexadecimal digits). Others are not looked at. Between them stand commas, semicolons or tabs.
+
+    Args:
+        data: what is in the file.
+        name: of the file, for messages.
+        project: of vehicles that have none in the file.
+        project_hint: how the user can say *project*, for messages.
+        count_max: how many vehicles it may have; None: any number.
+
+    Raises:
+        InvalidInputError: it is not UTF-8 or no CSV, a column is missing, a line has too many values or a key that is none, or it has too
+            many vehicles; with each place.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _wrong(f"{name}: expected UTF-8, got the byte 0x{error.object[error.start]:02x}") from error
     lines = text.splitlines()
     head = lines[0] if lines else ""
-    delimiter = max(_DELIMITERS, key=head.count)
-    rows = csv.reader(lines, delimiter=delimiter)
+    rows = csv.reader(lines, delimiter=max(_DELIMITERS, key=head.count))
+    try:
+        return _entries(rows, name, project, project_hint, count_max)
+    except csv.Error as error:
+        raise _wrong(f"{name}:{rows.line_num}: {error}") from error
+
+
+def _wrong(message: str) -> InvalidInputError:
+    return InvalidInputError("bad-file", message)
+
+
+def _entries(rows: Rows, file_name: str, project: str, project_hint: str, count_max: int | None) -> list[VehicleEntry]:
     names = [name.strip().lower() for name in next(rows, [])]
     places = {
         what: next((names.index(name) for name in known if name in names), None) for what, known in _COLUMNS.items()
@@ -57,15 +102,15 @@ def load_vehicles(path: Path, *, project: str = "") -> list[VehicleEntry]:
     needed = ["vin", "series", *([] if project else ["project"])]
     missing = [" or ".join(_COLUMNS[what]) for what in needed if places[what] is None]
     if missing:
-        hint = "; or name the project of all with --project" if "project" in missing else ""
-        raise ConfigurationError(
-            f"{path}:1: expected the columns vin, series and project, got {', '.join(names) or 'an empty line'}: "
+        hint = f"; or {project_hint}" if "project" in missing and project_hint else ""
+        raise _wrong(
+            f"{file_name}:1: expected the columns vin, series and project, got {', '.join(names) or 'an empty line'}: "
             f"{', '.join(missing)} is missing{hint}"
         )
     entries: list[VehicleEntry] = []
     faults: list[str] = []
     for row in rows:
-        place = f"{path}:{rows.line_num}"
+        place = f"{file_name}:{rows.line_num}"
         if not any(value.strip() for value in row):
             continue
         if len(row) > len(names):
@@ -88,7 +133,9 @@ def load_vehicles(path: Path, *, project: str = "") -> list[VehicleEntry]:
             )
         )
     if faults:
-        raise ConfigurationError("\n".join(faults[:20]))
+        raise _wrong("\n".join(faults[:20]))
+    if count_max is not None and len(entries) > count_max:
+        raise _wrong(f"{file_name}: expected at most {count_max:,} vehicles, got {len(entries):,}; divide the file")
     return entries
 
 

@@ -63,6 +63,23 @@ ROUTES = {
     "GET /projects": EMPLOYEES,
     "POST /projects": ADMINISTRATORS,
     "GET /refusals": "sf+++ffff",
+    "GET /manage": "sf+++++ff",
+    "GET /manage/accounts": ADMINISTRATORS,
+    "GET /manage/new-account": ADMINISTRATORS,
+    "POST /manage/new-account": ADMINISTRATORS,
+    "GET /manage/accounts/{name}": ADMINISTRATORS,
+    "POST /manage/accounts/{name}": ADMINISTRATORS,
+    "POST /manage/accounts/{name}/disable": ADMINISTRATORS,
+    "POST /manage/accounts/{name}/enable": ADMINISTRATORS,
+    "POST /manage/accounts/{name}/reset": ADMINISTRATORS,
+    "POST /manage/accounts/{name}/end-sessions": ADMINISTRATORS,
+    "GET /manage/customers": ADMINISTRATORS,
+    "POST /manage/customers": ADMINISTRATORS,
+    "POST /manage/customers/vehicles": ADMINISTRATORS,
+    # For a project out of scope it is refused, in the words for a project that is not there.
+    "GET /manage/vehicles": MAKERS,
+    "POST /manage/vehicles": MAKERS,
+    "GET /manage/audit": "sf+f+ffff",
     # -- the API
     f"POST {API}/login": OPEN,
     f"POST {API}/logout": LOGGED_IN,
@@ -89,6 +106,7 @@ ROUTES = {
     f"POST {API}/clock/accept": "sff++ffff",
     f"GET {API}/vehicles": LOGGED_IN,
     f"POST {API}/vehicles": PROJECT_MAKERS,
+    f"POST {API}/vehicles/import": MAKERS,
     f"GET {API}/vehicles/{{vin}}": VEHICLE,
     f"PUT {API}/vehicles/{{vin}}/unit": PROJECT_MAKERS,
     f"PUT {API}/vehicles/{{vin}}/customer": ADMINISTRATORS,
@@ -122,6 +140,17 @@ VIN, OTHER_VIN, NEW_VIN = "TESTVEHICLE000001", "TESTVEHICLE000009", "TESTVEHICLE
 FIELDS = {
     "/vehicles/register": {"vin": NEW_VIN, "project": "Harbour", "series": "F7", "hwid": ""},
     "/projects": {"name": "Harbour", "audit_mailbox": "audit@example.org", "approval": "audit mailbox"},
+    "/manage/new-account": {
+        "name": "nora",
+        "email": "n@example.org",
+        "password": "a long password",
+        "role": "viewer",
+        "sees": "everything",
+    },
+    "/manage/accounts/dora": {"role": "viewer", "sees": "everything"},
+    "/manage/accounts/dora/reset": {"password": "another long password"},
+    "/manage/customers": {"name": "Quays"},
+    "/manage/customers/vehicles": {"customer": "Port", "vins": VIN},
     "/ota/tasks/1/approve": {"code": "000000"},
     "/ota/tasks/1/end": {"vin": VIN, "reason": "stuck"},
     "/ota/tasks/1/retry": {"vin": VIN, "reason": "again"},
@@ -202,6 +231,13 @@ def _values(fact):
     return {name: getattr(fact, name) for name in type(fact).__dataclass_fields__}
 
 
+# What is registered from a file.
+FILES = {
+    path: {"file": ("fleet.csv", f"vin,series,project,hwid\n{NEW_VIN},F7,Harbour,\n")}
+    for path in ("/manage/vehicles", f"{API}/vehicles/import")
+}
+
+
 class Asking:
     """Asks as one person after another; who was logged out logs in again."""
 
@@ -234,6 +270,8 @@ class Asking:
         if method not in ("GET", "DELETE"):
             csrf = {"csrf": self.login(name).csrf_token} if name else {}
             options |= {"data": FIELDS.get(path, {}) | csrf} if is_page else {"json": BODIES.get(path)}
+            if path in FILES:
+                options = {name: value for name, value in options.items() if name != "json"} | {"files": FILES[path]}
         answer = self.client.request("GET" if method == "*" else method, path, **options)
         if path.endswith("/logout"):
             self.logins.pop(name, None)

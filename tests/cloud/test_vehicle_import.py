@@ -10,7 +10,7 @@ from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, NotAllo
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.services import VehicleEntry
 from bmsota_cloud.storage.sql import SqlStore
-from bmsota_cloud.vehicle_file import load_vehicles
+from bmsota_cloud.vehicle_file import load_vehicles, parse_vehicles
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from typer.testing import CliRunner
@@ -146,3 +146,36 @@ def test_a_vehicle_for_a_project_out_of_scope_stops_all_of_them(world):
     entries[1] = replace(entries[1], project="Harbour")
     with pytest.raises(InvalidInputError, match=f"x:2: VIN {world.vin(2)} is registered already\nnothing"):
         world.services.vehicle_import.run(entries, now=world.now, by=operator)
+
+
+def test_a_file_that_is_no_csv_or_too_long_for_one_request_is_refused():
+    def parse(text):
+        return parse_vehicles(text.encode(), name="f.csv", project="H", count_max=2)
+
+    head = "vin,series\n"
+    with pytest.raises(InvalidInputError, match=r"f\.csv:2: field larger than field limit"):
+        parse(head + "x" * 200_000)
+    with pytest.raises(InvalidInputError, match=r"f\.csv: expected at most 2 vehicles, got 3; divide the file"):
+        parse(head + "a,F7\nb,F7\n\nc,F7\n")
+    assert [entry.place for entry in parse(head + "a,F7\n\nc,F7\n")] == ["f.csv:2", "f.csv:4"]
+
+
+def test_a_file_by_the_api(world, client, bearer):
+    """As the page does; a refusal is a line of the audit log, with the address it came from."""
+
+    def send(name, text, **fields):
+        files = {"file": ("fleet.csv", text)}
+        return client.post("/api/v1/vehicles/import", data=fields, files=files, headers=bearer(name))
+
+    lines = f"vin,series\n{ONE},F7\n{TWO},F7\n"
+    assert send("carol", lines).json()["detail"].endswith("or name the project of all in the field project")
+    answer = send("carol", lines, project="Harbour")
+    assert (answer.status_code, answer.json()) == (200, {"registered": 2, "present": 0})
+    assert send("carol", lines, project="Harbour").json() == {"registered": 0, "present": 2}
+    answer = send("carol", lines, project="Hills")
+    assert (answer.status_code, answer.json()["error"]) == (422, "bad-import")
+    assert send("vera", lines, project="Harbour").status_code == 403
+    found = client.get("/api/v1/audit?action=vehicle.import&who=carol", headers=bearer("alan")).json()["items"]
+    assert [(line["outcome"], line["address"]) for line in found] == [("bad-import", "testclient")]
+    named = client.get("/api/v1/accounts?text=CAR&role=operator", headers=bearer("adam")).json()["items"]
+    assert [account["name"] for account in named] == ["carol"]

@@ -4,9 +4,9 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import Field
 
 from bmsota_cloud.api.common import (
@@ -119,8 +119,13 @@ def add_account_routes(router: APIRouter, services: "Services", clock: Clock) ->
         services.accounts.change_password(account=by, old=body.old, new=body.new, now=clock(), address=address)
 
     @router.get("/accounts", response_model=PageOut[AccountOut])
-    def accounts(by: By, paging: Paging) -> Any:
-        page = services.accounts.page(paging, by=by)
+    def accounts(
+        by: By,
+        paging: Paging,
+        text: Annotated[str, Query(description="a part of name or mail address")] = "",
+        role: Role | None = None,
+    ) -> Any:
+        page = services.accounts.page(paging, by=by, text=text, role=role)
         items = [_out(account) for account in page.items]
         return {"items": items, "total": page.total, "number": page.number, "size": page.size}
 

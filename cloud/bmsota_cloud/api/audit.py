@@ -3,9 +3,9 @@
 # FastAPI reads the annotations of its endpoints at run time, so this module has no `from __future__ import annotations`.
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 
 from bmsota_cloud.api.common import ApiOut, By, PageOut, Paging
 from bmsota_cloud.domain.accounts import Permission, require
@@ -33,8 +33,17 @@ def add_audit_routes(router: APIRouter, services: "Services") -> None:
     """Add the routes."""
 
     @router.get("/audit", response_model=PageOut[AuditOut])
-    def audit(by: By, paging: Paging, subject: str = "") -> Any:
-        return services.audit.page(paging, by=by, subject=subject)
+    def audit(
+        by: By,
+        paging: Paging,
+        subject: Annotated[str, Query(description='what it was done to, whole: "task 17"')] = "",
+        who: Annotated[str, Query(description="the name of an account")] = "",
+        action: Annotated[
+            str, Query(description='"account.create"; or "account" for all that is done to accounts')
+        ] = "",
+        text: Annotated[str, Query(description="a part of the subject")] = "",
+    ) -> Any:
+        return services.audit.page(paging, by=by, subject=subject, who=who, action=action, text=text)
 
     @router.get("/counters")
     def counters(by: By) -> dict[str, int]:

@@ -6,16 +6,17 @@ import base64
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, File, Form, Query, UploadFile
 from pydantic import Field
 
-from bmsota_cloud.api.common import Address, ApiIn, ApiOut, By, PageOut, Paging
+from bmsota_cloud.api.common import Address, ApiIn, ApiOut, By, PageOut, Paging, needs
 from bmsota_cloud.api.equipment import EquipmentChangeOut
 from bmsota_cloud.api.telemetry import VehicleSnapshotOut
 from bmsota_cloud.clock import Clock
-from bmsota_cloud.domain.accounts import Account
+from bmsota_cloud.domain.accounts import Account, Permission
 from bmsota_cloud.domain.errors import InvalidInputError
 from bmsota_cloud.domain.vehicles import VehicleFilter
+from bmsota_cloud.vehicle_file import VEHICLES_MAX, parse_vehicles
 
 if TYPE_CHECKING:
     from bmsota_cloud.services import Services
@@ -32,6 +33,11 @@ class VehicleIn(ApiIn):
         default=None,
         description="Ed25519, 32 raw bytes in base64; without it, the vehicle is monitored and never upgraded over the air",
     )
+
+
+class VehicleImportOut(ApiOut):
+    registered: int
+    present: int = Field(description="were registered already, with the same values")
 
 
 class UnitIn(ApiIn):
@@ -150,6 +156,25 @@ def add_vehicle_routes(router: APIRouter, services: "Services", clock: Clock) ->
             by=by,
         )
         return _vehicle(body.vin, by)
+
+    @router.post("/vehicles/import", response_model=VehicleImportOut)
+    @needs(Permission.VEHICLE_REGISTER)
+    def register_many(
+        by: By,
+        address: Address,
+        file: Annotated[
+            UploadFile, File(description="CSV: vin, series, project, and if there are any hwid, device_public_key")
+        ],
+        project: Annotated[str, Form(description="of vehicles that have none in the file")] = "",
+    ) -> Any:
+        entries = parse_vehicles(
+            file.file.read(),
+            name=(file.filename or "file")[:64],
+            project=project,
+            project_hint="name the project of all in the field project",
+            count_max=VEHICLES_MAX,
+        )
+        return services.vehicle_import.run(entries, by=by, now=clock(), address=address)
 
     @router.put("/vehicles/{vin}/unit", response_model=VehicleOut)
     def replace_unit(vin: str, body: UnitIn, by: By) -> Any:

@@ -29,13 +29,17 @@ from bmsota_cloud.domain.errors import (
 )
 from bmsota_cloud.domain.texts import check_address
 from bmsota_cloud.pages.accounts import add_account_pages
+from bmsota_cloud.pages.audit import add_audit_pages
+from bmsota_cloud.pages.customers import add_customer_pages
 from bmsota_cloud.pages.histories import add_history_pages
+from bmsota_cloud.pages.manage_accounts import add_manage_account_pages
 from bmsota_cloud.pages.ota_tasks import add_ota_task_pages
 from bmsota_cloud.pages.projects import add_project_pages
 from bmsota_cloud.pages.refusals import add_refusal_pages
 from bmsota_cloud.pages.session import Visitor, with_retry_after
 from bmsota_cloud.pages.site import Site
 from bmsota_cloud.pages.telemetry import add_telemetry_pages
+from bmsota_cloud.pages.vehicle_import import add_vehicle_import_pages
 from bmsota_cloud.pages.vehicles import add_vehicle_pages
 
 if TYPE_CHECKING:
@@ -88,6 +92,10 @@ def build_router(services: "Services", settings: "PlatformSettings", clock: "Clo
     add_ota_task_pages(router, site)
     add_project_pages(router, site)
     add_refusal_pages(router, site)
+    add_manage_account_pages(router, site)
+    add_customer_pages(router, site)
+    add_audit_pages(router, site)
+    add_vehicle_import_pages(router, site)
     return router
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from bmsota_cloud.pages.manage_sections import manage_sections
 from bmsota_cloud.pages.rendering import Pages
 from bmsota_cloud.pages.session import visitor_of
 
@@ -48,6 +49,7 @@ class Site:
             "csrf": "" if visitor is None else visitor.csrf_token,
             "now": self.now(),
             "section": "",
+            "manage_sections": () if visitor is None else manage_sections(visitor.account),
             **more,
         }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bmsota_cloud.services.accounts import DEVICE_TOKEN_VALID_S, AccountService, Login
+from bmsota_cloud.services.accounts import DEVICE_TOKEN_VALID_S, PASSWORD_LENGTH_MIN, AccountService, Login
 from bmsota_cloud.services.audit import AuditService
 from bmsota_cloud.services.clock import ClockService
 from bmsota_cloud.services.compaction import CompactionService
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEVICE_TOKEN_VALID_S",
     "LINKS_MAX",
+    "PASSWORD_LENGTH_MIN",
     "REMARK_WORDS",
     "REPORT_KEEP_S_MIN",
     "AccountService",

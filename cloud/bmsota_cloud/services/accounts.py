@@ -51,7 +51,7 @@ from bmsota_cloud.services.passwords import PASSWORD_LENGTH_MAX, PASSWORD_LENGTH
 from bmsota_cloud.services.platform_secret import PlatformSecret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from bmsota_cloud.services.audit import Act
     from bmsota_cloud.services.context import Context
@@ -436,10 +436,25 @@ class AccountService:
             if not is_counted:
                 self._limits.give_back(tries, now)
 
-    def page(self, request: PageRequest, *, by: Account) -> Page[Account]:
+    def page(self, request: PageRequest, *, by: Account, text: str = "", role: Role | None = None) -> Page[Account]:
+        """By name. *text*: a part of name or mail address; empty: all.
+
+        Raises:
+            NotAllowedError: *by* may not manage accounts.
+        """
         require(by, Permission.ACCOUNT_MANAGE)
         with self._context.store.reading() as work:
-            return work.accounts.page(request)
+            return work.accounts.page(request, text=text, role=role)
+
+    def last_logins(self, names: Sequence[str], *, by: Account) -> Mapping[str, datetime]:
+        """When each of *names* has logged in last; without those of whom that is not known.
+
+        Raises:
+            NotAllowedError: *by* may not manage accounts.
+        """
+        require(by, Permission.ACCOUNT_MANAGE)
+        with self._context.store.reading() as work:
+            return work.accounts.last_logins(names)
 
     def get(self, name: str, *, by: Account) -> Account:
         """One account.

@@ -106,7 +106,29 @@ class AuditService:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    def page(self, request: PageRequest, *, by: Account, subject: str = "") -> Page[AuditEntry]:
+    def page(
+        self,
+        request: PageRequest,
+        *,
+        by: Account,
+        subject: str = "",
+        who: str = "",
+        action: str = "",
+        text: str = "",
+    ) -> Page[AuditEntry]:
+        """Newest first; what is empty is not looked at.
+
+        Args:
+            request: which part of the list.
+            by: who asks.
+            subject: what it was done to, whole, as "task 17".
+            who: an account's name, or what else stands there.
+            action: as "account.create"; or its noun, as "account", for all that is done to accounts.
+            text: a part of the subject, in capitals or not.
+
+        Raises:
+            NotAllowedError: *by* may not read the audit log.
+        """
         require(by, Permission.AUDIT_READ)
         with self._context.store.reading() as work:
-            return work.audit.page(request, subject=subject)
+            return work.audit.page(request, subject=subject, who=who, action=action, text=text)

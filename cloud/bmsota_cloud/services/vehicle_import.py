@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from bmsota_cloud.domain.accounts import Permission, require
 from bmsota_cloud.domain.errors import CloudError, InvalidInputError
+from bmsota_cloud.services.audit import refusals_audited
 from bmsota_cloud.services.scoped import check_project
 from bmsota_cloud.services.vehicles import check_registration
 
@@ -62,6 +63,7 @@ class VehicleImport:
         *,
         now: datetime,
         by: Account | None = None,
+        address: str = "",
         progress: Callable[[int], None] = lambda _done: None,
     ) -> ImportResult:
         """Register those that are not registered yet.
@@ -72,12 +74,33 @@ class VehicleImport:
             entries: what to register.
             now: when.
             by: who; None: the command line.
+            address: where the request comes from.
             progress: told, now and then, how many are done.
 
         Raises:
             InvalidInputError: an entry cannot be registered; nothing was. The message has a line for each of the first 20.
             CloudError: what `VehicleService.register` raises, because somebody else has registered one of them meanwhile.
         """
+        who = "platform" if by is None else by.name
+        with refusals_audited(
+            self._context, who=who, action="vehicle.import", subject="vehicles", now=now, address=address
+        ):
+            fresh = self._fresh(entries, by)
+        for done, entry in enumerate(fresh, 1):
+            self._vehicles.register(
+                vin=entry.vin,
+                series=entry.series,
+                project=entry.project,
+                hwid=entry.hwid,
+                device_public_key=entry.device_public_key,
+                now=now,
+                by=by,
+            )
+            progress(len(entries) - len(fresh) + done)
+        return ImportResult(registered=len(fresh), present=len(entries) - len(fresh))
+
+    def _fresh(self, entries: Sequence[VehicleEntry], by: Account | None) -> list[VehicleEntry]:
+        """Those that are not registered yet, if all can be."""
         if by is not None:
             require(by, Permission.VEHICLE_REGISTER)
         faults: list[str] = []
@@ -93,18 +116,7 @@ class VehicleImport:
         if faults:
             more = [f"and {len(faults) - _FAULTS_SHOWN:,} more"] if len(faults) > _FAULTS_SHOWN else []
             raise InvalidInputError("bad-import", "\n".join([*faults[:_FAULTS_SHOWN], *more, "nothing was registered"]))
-        for done, entry in enumerate(fresh, 1):
-            self._vehicles.register(
-                vin=entry.vin,
-                series=entry.series,
-                project=entry.project,
-                hwid=entry.hwid,
-                device_public_key=entry.device_public_key,
-                now=now,
-                by=by,
-            )
-            progress(len(entries) - len(fresh) + done)
-        return ImportResult(registered=len(fresh), present=len(entries) - len(fresh))
+        return fresh
 
     @staticmethod
     def _within(entries: Sequence[VehicleEntry], by: Account | None, faults: list[str]) -> None:

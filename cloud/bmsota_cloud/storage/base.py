@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from datetime import datetime
 
-    from bmsota_cloud.domain.accounts import Account, LoginSession, Scope
+    from bmsota_cloud.domain.accounts import Account, LoginSession, Role, Scope
     from bmsota_cloud.domain.audit import AuditEntry
     from bmsota_cloud.domain.customers import Customer
     from bmsota_cloud.domain.device import DeviceSession
@@ -86,7 +86,14 @@ class AccountTables(Protocol):
         ...
 
     def save(self, account: Account) -> None: ...
-    def page(self, request: PageRequest) -> Page[Account]: ...
+    def page(self, request: PageRequest, *, text: str = "", role: Role | None = None) -> Page[Account]:
+        """By name; *text*: a part of name or mail address."""
+        ...
+
+    def last_logins(self, names: Sequence[str]) -> Mapping[str, datetime]:
+        """When each of *names* has logged in last; without those of whom that is not known."""
+        ...
+
     def add_session(self, session: LoginSession) -> None: ...
     def session(self, token_sha256: bytes) -> LoginSession | None: ...
     def save_session(self, session: LoginSession) -> None: ...
@@ -493,8 +500,10 @@ class AuditTable(Protocol):
         """Lines about *subject* with this action, newest first."""
         ...
 
-    def page(self, request: PageRequest, *, subject: str = "") -> Page[AuditEntry]:
-        """Newest first."""
+    def page(
+        self, request: PageRequest, *, subject: str = "", who: str = "", action: str = "", text: str = ""
+    ) -> Page[AuditEntry]:
+        """Newest first; *action*: it, or all of its noun ("account"); *text*: a part of the subject. Empty: all."""
         ...
 
 

@@ -93,6 +93,7 @@ ROUTES = [
     ("GET", "/counters", None, "alan adam"),
     ("GET", "/vehicles", None, "carol alan vera adam"),
     ("POST", "/vehicles", "new vehicle", "carol adam"),
+    ("POST", "/vehicles/import", "vehicle file", "carol adam"),
     ("GET", "/vehicles/TESTVEHICLE000001", None, "carol alan vera adam"),
     (
         "PUT",
@@ -203,6 +204,8 @@ def _options(world, body, release_files):
         key = base64.b64encode(b"\x01" + b"\x00" * 31).decode()
         vehicle = {"vin": world.vin(4), "series": "F7", "project": "p", "hwid": "M4", "device_public_key": key}
         return {"json": vehicle}
+    if body == "vehicle file":
+        return {"files": {"file": ("fleet.csv", f"vin,series,project\n{world.vin(4)},F7,p\n")}}
     if body == "new release":
         files = release_files("E7")
         return {"files": [("manifest", files.manifest), *(("images", image) for image in files.images)]}

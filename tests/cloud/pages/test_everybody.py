@@ -13,7 +13,14 @@ from lent_apps import lent_app
 from starlette.routing import WebSocketRoute
 
 # What strangers were refused, with their addresses, is for those who can do something about it.
-NOT_FOR = {("vera", "/refusals"), ("vera", "/vehicles/register"), ("alan", "/vehicles/register")}
+NOT_FOR = {("vera", "/refusals"), ("vera", "/vehicles/register"), ("alan", "/vehicles/register"), ("vera", "/manage")}
+NOT_FOR |= {(name, "/manage/audit") for name in ("carol", "vera")}
+NOT_FOR |= {(name, "/manage/vehicles") for name in ("alan", "vera")}
+NOT_FOR |= {
+    (name, f"/manage/{page}")
+    for page in ("accounts", "accounts/{name}", "new-account", "customers")
+    for name in ("carol", "alan", "vera")
+}
 OPEN_TO_STRANGERS = {("GET", "/login"), ("POST", "/login"), ("GET", "/")}
 
 
@@ -29,7 +36,7 @@ def routes(world):
 
 
 def filled(path, fleet):
-    return path.replace("{vin}", fleet.vin(1)).replace("{task_id}", "1")
+    return path.replace("{vin}", fleet.vin(1)).replace("{task_id}", "1").replace("{name}", "vera")
 
 
 def test_the_platform_has_the_pages(fleet):
@@ -75,7 +82,7 @@ def test_every_act_needs_the_token(fleet, visit, routes):
     fleet.create(1)
     visitor = visit("alan")
     acts = [path for method, path in routes if method == "POST" and path != "/login"]
-    assert len(acts) == 8
+    assert len(acts) == 17
     for path in acts:
         assert visitor.client.post(filled(path, fleet)).status_code == 403, path
 
@@ -100,6 +107,12 @@ PATHS = (
     "/projects",
     "/refusals",
     "/vehicles/register",
+    "/manage/accounts",
+    "/manage/accounts/carol",
+    "/manage/new-account",
+    "/manage/customers",
+    "/manage/vehicles",
+    "/manage/audit",
     "/ota/tasks/2",
 )
 
@@ -107,7 +120,8 @@ PATHS = (
 @pytest.fixture
 def reader(visit, stranger):
     """`reader(path)`: somebody who may see the page."""
-    return lambda path: stranger if path == "/login" else visit("carol" if path == "/vehicles/register" else "alan")
+    names = {"/login": "", "/vehicles/register": "carol"} | {path: "adam" for path in PATHS if "/manage/" in path}
+    return lambda path: visit(name) if (name := names.get(path, "alan")) else stranger
 
 
 @pytest.mark.slow
@@ -208,6 +222,11 @@ def test_the_address_on_the_page_is_text_and_short(client):
         "/vehicles/x%00y/real-time",
         "/vehicles/x/upgrades?page=99999999999999999999",
         "/refusals?page=99999999999999999999",
+        "/manage/accounts?page=99999999999999999999",
+        "/manage/accounts?role=nonsense",
+        "/manage/customers?page=99999999999999999999",
+        "/manage/audit?page=99999999999999999999",
+        "/manage/audit?q=%00",
     ],
 )
 def test_numbers_and_texts_that_no_database_holds_are_refused_on_a_page(client, path):

@@ -8,6 +8,7 @@ from threading import Thread
 
 import pytest
 from bmsota_cloud.domain.accounts import Account, LoginSession, Role, Scope, ScopeKind
+from bmsota_cloud.domain.audit import AuditEntry
 from bmsota_cloud.domain.customers import Customer
 from bmsota_cloud.domain.device import DeviceSession
 from bmsota_cloud.domain.equipment import ChangeStatus, EquipmentChange
@@ -395,6 +396,28 @@ class StoreContract:
             known = [work.accounts.knows_address("carol", bytes([number]) * 16) for number in range(5)]
             assert known == [False, False, True, False, True]
             assert work.accounts.knows_address("olaf", bytes([0]) * 16)
+            last = {"carol": NOW + timedelta(minutes=9), "olaf": NOW}
+            assert work.accounts.last_logins(["carol", "olaf", "vera"]) == last
+            asked = ({"text": "OLAF@"}, {"role": Role.VIEWER}, {"role": Role.AUDITOR}, {"text": "%"})
+            assert [work.accounts.page(PageRequest(), **each).total for each in asked] == [1, 2, 0, 0]
+
+    def test_the_audit_log_is_searched(self, store):
+        with store.transaction() as work:
+            for who, action, subject in (
+                ("a", "task.end", "task 1"),
+                ("b", "task.end", "task 12"),
+                ("b", "tasks.x", "VIN"),
+            ):
+                work.audit.add(AuditEntry(at=NOW, who=who, action=action, subject=subject, outcome="done"))
+            asked = (
+                {"who": "b"},
+                {"action": "task"},
+                {"action": "task.end"},
+                {"subject": "task 1"},
+                {"text": "ASK 1"},
+                {"text": "_"},
+            )
+            assert [work.audit.page(PageRequest(), **each).total for each in asked] == [2, 2, 2, 1, 2, 0]
 
     def test_counters_move_forward_are_bounded_and_go_when_they_are_empty(self, store):
         def save(work, key, minutes, *, now=NOW, keep=10, may_forget=True):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, or_, select
 
 from bmsota_cloud.domain.accounts import Account, LoginSession
 from bmsota_cloud.storage import schema as t
-from bmsota_cloud.storage.sql._tables import Tables, upsert
+from bmsota_cloud.storage.sql._tables import Tables, in_lists, upsert
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from bmsota_cloud.domain.accounts import Role
     from bmsota_cloud.domain.paging import Page, PageRequest
 
 __all__ = ["SqlAccounts"]
@@ -31,8 +33,23 @@ class SqlAccounts(Tables):
     def save(self, account: Account) -> None:
         self._save(t.account, account)
 
-    def page(self, request: PageRequest) -> Page[Account]:
-        return self._page(Account, select(t.account).order_by(t.account.c.name), request)
+    def page(self, request: PageRequest, *, text: str = "", role: Role | None = None) -> Page[Account]:
+        c = t.account.c
+        statement = select(t.account).order_by(c.name)
+        if text:
+            statement = statement.where(or_(*(column.icontains(text, autoescape=True) for column in (c.name, c.email))))
+        if role is not None:
+            statement = statement.where(c.role == role)
+        return self._page(Account, statement, request)
+
+    def last_logins(self, names: Sequence[str]) -> Mapping[str, datetime]:
+        c = t.login_address.c
+        found: dict[str, datetime] = {}
+        for part in in_lists(names):
+            statement = select(c.account_name, func.max(c.last_at)).where(c.account_name.in_(part))
+            rows = self._connection.execute(statement.group_by(c.account_name))
+            found.update((name, at) for name, at in rows)
+        return found
 
     def add_session(self, session: LoginSession) -> None:
         self._add(t.login_session, session)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 
 from bmsota_cloud.domain.audit import AuditEntry
 from bmsota_cloud.domain.errors import ConflictError
@@ -35,10 +35,19 @@ class SqlAudit(Tables):
             # Another process has just begun this line.
             self._connection.execute(counted)
 
-    def page(self, request: PageRequest, *, subject: str = "") -> Page[AuditEntry]:
-        statement = select(*_COLUMNS).order_by(t.audit_entry.c.id.desc())
+    def page(
+        self, request: PageRequest, *, subject: str = "", who: str = "", action: str = "", text: str = ""
+    ) -> Page[AuditEntry]:
+        c = t.audit_entry.c
+        statement = select(*_COLUMNS).order_by(c.id.desc())
         if subject:
-            statement = statement.where(t.audit_entry.c.subject == subject)
+            statement = statement.where(c.subject == subject)
+        if who:
+            statement = statement.where(c.who == who)
+        if action:
+            statement = statement.where(or_(c.action == action, c.action.startswith(f"{action}.", autoescape=True)))
+        if text:
+            statement = statement.where(c.subject.icontains(text, autoescape=True))
         return self._page(AuditEntry, statement, request)
 
     def newest(self, subject: str, *, action: str, limit: int) -> tuple[AuditEntry, ...]:
