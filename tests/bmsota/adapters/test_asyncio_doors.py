@@ -924,6 +924,56 @@ def test_who_has_more_is_not_kept_waiting_and_who_is_over_is_not_read(rounds):
     second.close()
 
 
+def test_a_round_is_over_when_it_has_taken_its_time_and_the_rest_is_read_first(rounds):
+    """Two of three reads that take 3 ms each are a round; whatever waits in the loop comes before the third, and that before the first again."""
+    loop, order = rounds._loop, []
+
+    class Slow(Reading):
+        def read(self, descriptor, now_ns):
+            loop.now_s += 0.003
+            order.append(self.name)
+            return super().read(descriptor, now_ns)
+
+    links = [Slow(rounds, size=1) for _ in range(3)]
+    for name, each in zip("abc", links, strict=True):
+        each.name = name
+        each.near.send(b"12345")
+    rounds._wait_s = 0.05
+    assert loop.turn() is None
+    assert len(order) == 2
+    for turns in range(1, 10):
+        loop.turn()
+        # Rounds of two reads and of the one that is left, in turn; each link as often as the others.
+        assert len(order) == 3 * (turns // 2) + (3 if turns % 2 else 2)
+        assert max(map(order.count, "abc")) - min(map(order.count, "abc")) <= 1
+        assert all(wait_s == 0 for wait_s, _ in loop.calls), "there is more, so nothing lingers"
+    for each in links:
+        each.close()
+
+
+def test_what_is_left_of_a_round_may_be_over_before_it_is_read(rounds):
+    loop = rounds._loop
+
+    class Slow(Reading):
+        def read(self, descriptor, now_ns):
+            loop.now_s += 1
+            return super().read(descriptor, now_ns)
+
+    links = [Slow(rounds) for _ in range(3)]
+    for each in links:
+        each.near.send(b"x")
+    loop.turn()
+    unread = [each for each in links if not each.seen]
+    assert len(unread) == 2
+    unread[0].close()
+    while not unread[1].seen:
+        loop.turn()
+    assert not unread[0].seen
+    for each in links:
+        if each is not unread[0]:
+            each.close()
+
+
 def test_without_epoll_the_event_loop_reads(monkeypatch):
     monkeypatch.setattr(asyncio_direct, "_HAS_EPOLL", False)
 
