@@ -219,6 +219,7 @@ class DirectConnection(asyncio.BufferedProtocol):
         "_descriptor",
         "_door",
         "_due_ns",
+        "_is_behind",
         "_is_over",
         "_link",
         "_stalled",
@@ -241,6 +242,8 @@ class DirectConnection(asyncio.BufferedProtocol):
         self._stalled: asyncio.TimerHandle | None = None
         """Set while the peer takes nothing."""
         self._closing: asyncio.TimerHandle | None = None
+        self._is_behind = False
+        """The link has enough to do; its waker says when it has not."""
         self._is_over = False
         """The peer sends nothing more; it may still read what answers its last words."""
         self._answering: asyncio.TimerHandle | None = None
@@ -256,6 +259,8 @@ class DirectConnection(asyncio.BufferedProtocol):
         try:
             link.handle_timeout(self._door.clock_ns())
             self._flush(link, link.next_timeout())
+            if self._is_behind:
+                self._look_whether_behind(link)
         except Exception:  # noqa: BLE001 - one link's bug must not end the others; it is logged whole
             self._fail()
 
@@ -271,7 +276,7 @@ class DirectConnection(asyncio.BufferedProtocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        is_listening = not self._door.is_paused and self._stalled is None and not self._is_over
+        is_listening = not self._door.is_paused and self._stalled is None and not (self._is_over or self._is_behind)
         rounds = self._door.rounds
         if rounds is not None and self._descriptor >= 0:
             if is_listening:
@@ -405,8 +410,16 @@ class DirectConnection(asyncio.BufferedProtocol):
                 link.handle_timeout(now_ns)
                 due_ns = link.next_timeout()
             self._flush(link, due_ns)
+            self._look_whether_behind(link)
         except Exception:  # noqa: BLE001 - as above
             self._fail()
+
+    def _look_whether_behind(self, link: StreamLink) -> None:
+        is_behind = getattr(link, "is_behind", False)
+        if is_behind != self._is_behind:
+            self._is_behind = is_behind
+            if self._link is not None:
+                self.listen()
 
     def _end_if_answered(self) -> None:
         if self._link is not None and not getattr(self._link, "is_answering", False):

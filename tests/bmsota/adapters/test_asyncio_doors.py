@@ -559,6 +559,40 @@ def test_reading_is_paused_for_all_and_for_those_who_come():
     run(play())
 
 
+def test_nothing_is_read_for_a_link_that_is_behind_until_it_wakes_the_door():
+    class Behind(Link):
+        is_behind = False
+
+        def receive_data(self, data, now_ns):
+            super().receive_data(data, now_ns)
+            self.is_behind = data.endswith(b"!")
+
+    async def play():
+        async with Gateway(Behind) as gateway:
+            reader, writer = await gateway.connect()
+            other_reader, other = await gateway.connect()
+            writer.write(b"a!")
+            assert await reader.readexactly(2) == b"a!"
+            writer.write(b"b")
+            await writer.drain()
+            for _ in range(20):
+                other.write(b"x")
+                await other_reader.readexactly(1)
+            (link,) = (link for link in gateway.links if link.received.startswith(b"a"))
+            # Woken for something else, and behind still.
+            link.wake()
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert link.received == b"a!"
+            link.is_behind = False
+            link.wake()
+            assert await reader.readexactly(1) == b"b"
+            for each in (writer, other):
+                each.close()
+
+    run(play())
+
+
 def test_a_deadline_that_moves_is_served_at_its_new_time():
     """The timer is set once and looks again, later or earlier."""
     clock = steady_clock()
