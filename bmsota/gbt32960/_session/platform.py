@@ -87,6 +87,9 @@ _GARBAGE_SIZE_BYTES_MAX: Final = 64 * 1024
 _STRANGE_FRAMES_MAX: Final = 64
 """Frames on a link where no login was accepted yet, logins aside. Each costs more to refuse than a report to take, and a terminal that was
 told so often that it has to log in does not listen."""
+_STRANGE_SIZE_BYTES_MAX: Final = 16 * 1024
+"""Of a frame that has begun on such a link. A login with the codes of 250 subsystems is 6 KiB; a report may be 64, and is for those who
+have logged in."""
 _UNDECIDED_SIZE_BYTES_MAX: Final = 256 * 1024
 """What may come while a login is being decided. A terminal waits for the answer; four of the longest frames are none."""
 _LESSONS_MAX: Final = 16
@@ -343,6 +346,12 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
             return
         self.connected(now_ns)
         super().receive_data(data, now_ns)
+        if (
+            self._vin is None
+            and self._state is PlatformState.OPEN
+            and self._reader.unread_size_bytes > _STRANGE_SIZE_BYTES_MAX
+        ):
+            self._close(CloseReason.GARBAGE)
 
     def _receive_usual(self, data: bytes, now_ns: int) -> bytes:
         """Take what nearly everything is, heartbeats and reports of known layout, and return the rest.

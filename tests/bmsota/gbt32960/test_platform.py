@@ -392,6 +392,23 @@ def test_who_never_logs_in_is_refused_64_times_and_cut_off(raw):
     assert events[-1] == CloseRequested(CloseReason.NOT_LOGGED_IN)
 
 
+def test_a_frame_that_begins_before_the_login_may_hold_16_kib(platform):
+    """One that begins behind it has the standard's 64; a long login is waited for."""
+    begun = raw_frame(2, bytes(60_000))[:-1]
+    end = platform()
+    end.do("receive_data", begun[: 16 * 1024])
+    assert end.session.state is PlatformState.OPEN
+    end.do("receive_data", begun[16 * 1024 : 16 * 1024 + 1])
+    assert end.take()[-1].endswith("CloseRequested reason=GARBAGE")
+    end = logged_in(platform)
+    end.do("receive_data", begun)
+    assert end.session.state is PlatformState.LOGGED_IN
+    end = platform()
+    codes = tuple(f"{number:024d}" for number in range(250))
+    end.hear(up(1, VehicleLogin(beijing_time(end.now_ns), 1, ICCID, codes)))
+    assert end.session.state is PlatformState.DECIDING
+
+
 def test_who_has_logged_in_and_out_is_not_cut_off(platform):
     end = logged_in(platform)
     end.hear(up(4, VehicleLogout(time=beijing_time(end.now_ns), serial=1)))
