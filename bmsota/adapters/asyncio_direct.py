@@ -35,10 +35,13 @@ __all__ = ["DirectConnection", "DirectDoor"]
 
 _LOG = logging.getLogger("bmsota.adapters.asyncio_gateway")
 
-# One read: some dozens of reports, a millisecond of work, so that other links get their turn.
-READ_SIZE_BYTES_MAX = 32 * 1024
-# Of one round: some milliseconds of work, so that whatever else is in the event loop gets its turn.
+# One read: a dozen reports, well below a millisecond of work. Of what costs most a byte, the shortest frames that are refused, it is
+# some milliseconds; of such a link everybody else sees one read a round.
+READ_SIZE_BYTES_MAX = 4 * 1024
 _READS_A_ROUND_MAX = 256
+# How much work a read is, depends on what was sent. So a round is over when it has taken this long, and whatever else is in the event
+# loop gets its turn before the rest is read.
+_ROUND_S_MAX = 0.005
 # Lingering is tried from so many reads a second, counted over stretches of at least this length; again after a second.
 LINGER_FROM_HZ = 200
 _STRETCH_S = 0.05
@@ -62,6 +65,8 @@ class _Rounds:
         """The next round, while the loop does not watch the poll."""
         self._wait_s = 0.0
         """Between two rounds; 0: the loop watches."""
+        self._left: list[tuple[int, int]] = []
+        """Ready, and not read by the round before: the poll would name the same ones first again."""
         self._reads = self._rounds_with_reads = 0
         self._stretch_began_s = self._not_before_s = loop.time()
         loop.add_reader(self._poll.fileno(), self._round)
@@ -82,17 +87,25 @@ class _Rounds:
         self._poll.close()
 
     def _round(self) -> None:
-        ready = self._poll.poll(0, _READS_A_ROUND_MAX)
-        has_more = len(ready) == _READS_A_ROUND_MAX
+        left, self._left = self._left, []
+        ready = left or self._poll.poll(0, _READS_A_ROUND_MAX)
+        has_more = bool(left) or len(ready) == _READS_A_ROUND_MAX
         if ready:
-            now_ns = self._clock_ns()
-            for descriptor, _ in ready:
+            now_ns, time = self._clock_ns(), self._loop.time
+            end_s = time() + _ROUND_S_MAX
+            for count, (descriptor, _) in enumerate(ready, 1):
                 # One that was read before may have ended this one.
                 connection = self._connections.get(descriptor)
-                if connection is not None and connection.read(descriptor, now_ns) == READ_SIZE_BYTES_MAX:
+                if connection is None:
+                    continue
+                if connection.read(descriptor, now_ns) == READ_SIZE_BYTES_MAX:
                     has_more = True
+                if time() >= end_s and count < len(ready):
+                    self._left = ready[count:]
+                    has_more = True
+                    break
             if self._linger_s:
-                self._reads += len(ready)
+                self._reads += len(ready) - len(self._left)
                 self._rounds_with_reads += 1
                 self._choose()
         if has_more and self._next is not None:
@@ -206,6 +219,7 @@ class DirectConnection(asyncio.BufferedProtocol):
         "_descriptor",
         "_door",
         "_due_ns",
+        "_is_behind",
         "_is_over",
         "_link",
         "_stalled",
@@ -228,6 +242,8 @@ class DirectConnection(asyncio.BufferedProtocol):
         self._stalled: asyncio.TimerHandle | None = None
         """Set while the peer takes nothing."""
         self._closing: asyncio.TimerHandle | None = None
+        self._is_behind = False
+        """The link has enough to do; its waker says when it has not."""
         self._is_over = False
         """The peer sends nothing more; it may still read what answers its last words."""
         self._answering: asyncio.TimerHandle | None = None
@@ -243,6 +259,8 @@ class DirectConnection(asyncio.BufferedProtocol):
         try:
             link.handle_timeout(self._door.clock_ns())
             self._flush(link, link.next_timeout())
+            if self._is_behind:
+                self._look_whether_behind(link)
         except Exception:  # noqa: BLE001 - one link's bug must not end the others; it is logged whole
             self._fail()
 
@@ -258,7 +276,7 @@ class DirectConnection(asyncio.BufferedProtocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        is_listening = not self._door.is_paused and self._stalled is None and not self._is_over
+        is_listening = not self._door.is_paused and self._stalled is None and not (self._is_over or self._is_behind)
         rounds = self._door.rounds
         if rounds is not None and self._descriptor >= 0:
             if is_listening:
@@ -392,8 +410,16 @@ class DirectConnection(asyncio.BufferedProtocol):
                 link.handle_timeout(now_ns)
                 due_ns = link.next_timeout()
             self._flush(link, due_ns)
+            self._look_whether_behind(link)
         except Exception:  # noqa: BLE001 - as above
             self._fail()
+
+    def _look_whether_behind(self, link: StreamLink) -> None:
+        is_behind = getattr(link, "is_behind", False)
+        if is_behind != self._is_behind:
+            self._is_behind = is_behind
+            if self._link is not None:
+                self.listen()
 
     def _end_if_answered(self) -> None:
         if self._link is not None and not getattr(self._link, "is_answering", False):

@@ -38,7 +38,8 @@ class StreamLink(Protocol):
     """One end of a conversation on a stream. Times are nanoseconds since the Unix epoch and never go back.
 
     One that answers later, from a worker, may have a property `is_answering`: whether it still owes an answer. When the peer has closed its
-    half of the connection, it is waited for it.
+    half of the connection, it is waited for it. It may also have a property `is_behind`: while that is so, and until the link wakes its driver,
+    a gateway reads nothing from its peer.
     """
 
     @property

@@ -84,6 +84,12 @@ _COMMANDS_WAITING_MAX: Final = 64
 """More than an operator can mean at once for one vehicle; a caller who gets there does not look at the answers."""
 _GARBAGE_SIZE_BYTES_MAX: Final = 64 * 1024
 """After as many bytes without one valid frame, the other end does not speak this protocol."""
+_STRANGE_FRAMES_MAX: Final = 64
+"""Frames on a link where no login was accepted yet, logins aside. Each costs more to refuse than a report to take, and a terminal that was
+told so often that it has to log in does not listen."""
+_STRANGE_SIZE_BYTES_MAX: Final = 16 * 1024
+"""Of a frame that has begun on such a link. A login with the codes of 250 subsystems is 6 KiB; a report may be 64, and is for those who
+have logged in."""
 _UNDECIDED_SIZE_BYTES_MAX: Final = 256 * 1024
 """What may come while a login is being decided. A terminal waits for the answer; four of the longest frames are none."""
 _LESSONS_MAX: Final = 16
@@ -232,6 +238,7 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
         "_is_platform_link",
         "_lessons",
         "_login",
+        "_strange_frames",
         "_vin",
         "_waiting",
         "options",
@@ -263,6 +270,7 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
         self._login: FrameReceived | None = None
         self._waiting: list[_Waiting] = []
         self._garbage_size_bytes = 0
+        self._strange_frames = 0
         self._is_platform_link = False
         self._heard_ns = 0
         """When the vehicle was last heard. The timer for its silence looks here when it is due, and is not moved before."""
@@ -338,6 +346,12 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
             return
         self.connected(now_ns)
         super().receive_data(data, now_ns)
+        if (
+            self._vin is None
+            and self._state is PlatformState.OPEN
+            and self._reader.unread_size_bytes > _STRANGE_SIZE_BYTES_MAX
+        ):
+            self._close(CloseReason.GARBAGE)
 
     def _receive_usual(self, data: bytes, now_ns: int) -> bytes:
         """Take what nearly everything is, heartbeats and reports of known layout, and return the rest.
@@ -620,6 +634,12 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
 
     # --- what comes in ------------------------------------------------------------------------------------------------
 
+    def _count_strange(self) -> None:
+        if self._vin is None and self._state is not PlatformState.CLOSED:
+            self._strange_frames += 1
+            if self._strange_frames >= _STRANGE_FRAMES_MAX:
+                self._close(CloseReason.NOT_LOGGED_IN)
+
     def _receive_discarded(self, discarded: DiscardedBytes, now_ns: int) -> None:
         if discarded.error is None:
             self._events.append(discarded)
@@ -648,6 +668,7 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
             flag = self._reply(frame, _flag_for(discarded.error), message)
             discarded = replace(discarded, reply_flag=flag)
         self._events.append(discarded)
+        self._count_strange()
 
     def _is_of_link(self, vin: str) -> bool:
         """Whether a frame under this identifier belongs to who is, or was last, logged in here."""
@@ -659,9 +680,12 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
         is_command = frame.reply_flag == ReplyFlag.COMMAND
         if is_command and frame.command in _LOGINS:
             self._login_received(event, now_ns)
+            if self._state is not PlatformState.DECIDING:
+                self._count_strange()
             return
         if is_command and frame.edition is Edition.GBT2025 and frame.command in SECURITY_UP:
             self._events.append(SecurityReceived(frame))
+            self._count_strange()
             return
         if self._vin is not None and not self._is_of_link(frame.vin):
             self._refuse(event, RefusalKind.OTHER_VIN, f"from {frame.vin!r} on the link of {self._vin!r}")
@@ -674,6 +698,7 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
                 self._refuse_command(event, RefusalKind.NOT_LOGGED_IN, reason, ReplyFlag.ERROR, now_ns)
             else:
                 self._refuse(event, RefusalKind.NOT_LOGGED_IN, reason)
+            self._count_strange()
             return
         if not is_command:
             self._answered(event, now_ns)

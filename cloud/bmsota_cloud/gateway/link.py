@@ -87,6 +87,9 @@ Submit: TypeAlias = "Callable[[Callable[[], Any], Callable[[Any, Exception | Non
 _CONNECT_LIMIT_MIN_MAX = 60000
 # The firmware-version field has 5 characters; a longer one does not fit and is left empty, which the standard allows.
 _FIRMWARE_VERSION_LENGTH = 5
+# A terminal has few questions at a time. Beyond it nothing more is read from this link until some are answered, because what waits is memory,
+# and the time of the one worker.
+_JOBS_MAX = 16
 
 
 class GatewayLink:
@@ -128,6 +131,7 @@ class GatewayLink:
         self._link_id = 0
         self._owed = 0
         """Jobs and reports that may still be answered."""
+        self._jobs = 0
         self._peers = peers or {}
         self._forwarded: ForwardedVehicles | None = None
         """On the link of another platform."""
@@ -155,6 +159,11 @@ class GatewayLink:
     def is_answering(self) -> bool:
         """Whether the other end may still get an answer to what it has sent."""
         return self._owed > 0
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether so much of what it has sent waits for the worker that nothing more should be read. `wake` follows when that ends."""
+        return self._jobs >= _JOBS_MAX
 
     def connected(self, now_ns: int) -> None:
         """The link is open; the vehicle has to log in."""
@@ -267,11 +276,13 @@ class GatewayLink:
 
         def finish_later(result: _Result, error: Exception | None, now_ns: int) -> None:
             self._owed -= 1
+            self._jobs -= 1
             finish(result, error, now_ns)
             self._call_driver()
 
         if self._submit_job is not None:
             self._owed += 1
+            self._jobs += 1
             self._submit_job(job, finish_later)
             return
         try:

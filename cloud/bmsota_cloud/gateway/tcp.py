@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bmsota.adapters import serve_gateway
@@ -38,6 +41,30 @@ class OpenLink(Protocol):
     """Makes the link of a new connection from its wake function and the way to its worker."""
 
     def __call__(self, wake: Callable[[], None], *, submit: Submit) -> GatewayLink: ...
+
+
+class _Turns:
+    """What waits for the one worker: the links take turns, and what one of them wants done keeps its order. From any thread."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._lines: deque[deque[Callable[[], None]]] = deque()
+        """Of the links that have something waiting."""
+
+    def put(self, line: deque[Callable[[], None]], job: Callable[[], None]) -> None:
+        with self._lock:
+            if not line:
+                self._lines.append(line)
+            line.append(job)
+
+    def do_next(self) -> None:
+        """Do one; there is one for each that was put."""
+        with self._lock:
+            line = self._lines.popleft()
+            job = line.popleft()
+            if line:
+                self._lines.append(line)
+        job()
 
 
 def _set_address(link: StreamLink, address: str) -> None:
@@ -80,6 +107,7 @@ class GatewayServer:
         self._gateway: AsyncioGateway | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gateway")
+        self._turns = _Turns()
 
     async def start(self, host: str, port: int) -> int:
         """Listen; the port, chosen by the system if *port* is 0.
@@ -89,7 +117,7 @@ class GatewayServer:
         """
         self._loop = asyncio.get_running_loop()
         gateway = self._gateway = await serve_gateway(
-            lambda wake: self._open_link(wake, submit=self._submit),
+            lambda wake: self._open_link(wake, submit=partial(self._submit, deque())),
             host,
             port,
             ssl_context=self._ssl_context,
@@ -119,8 +147,16 @@ class GatewayServer:
         if self._on_handshake_failed is not None:
             self._on_handshake_failed(network_of(address), words)
 
-    def _submit(self, job: Callable[[], Any], then: Callable[[Any, Exception | None, int], None]) -> None:
-        """Run *job* in the worker, then call *then* in the event loop's thread. Nothing happens once the server has ended."""
+    def _submit(
+        self,
+        line: deque[Callable[[], None]],
+        job: Callable[[], Any],
+        then: Callable[[Any, Exception | None, int], None],
+    ) -> None:
+        """Run *job* in the worker when the turn of its link's *line* has come, then call *then* in the event loop's thread.
+
+        Nothing happens once the server has ended.
+        """
         loop = self._loop
         assert loop is not None
 
@@ -139,4 +175,5 @@ class GatewayServer:
                 loop.call_soon_threadsafe(finish, result, error)
 
         with suppress(RuntimeError):
-            self._worker.submit(run)
+            self._turns.put(line, run)
+            self._worker.submit(self._turns.do_next)

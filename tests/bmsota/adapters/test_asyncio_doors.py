@@ -559,6 +559,40 @@ def test_reading_is_paused_for_all_and_for_those_who_come():
     run(play())
 
 
+def test_nothing_is_read_for_a_link_that_is_behind_until_it_wakes_the_door():
+    class Behind(Link):
+        is_behind = False
+
+        def receive_data(self, data, now_ns):
+            super().receive_data(data, now_ns)
+            self.is_behind = data.endswith(b"!")
+
+    async def play():
+        async with Gateway(Behind) as gateway:
+            reader, writer = await gateway.connect()
+            other_reader, other = await gateway.connect()
+            writer.write(b"a!")
+            assert await reader.readexactly(2) == b"a!"
+            writer.write(b"b")
+            await writer.drain()
+            for _ in range(20):
+                other.write(b"x")
+                await other_reader.readexactly(1)
+            (link,) = (link for link in gateway.links if link.received.startswith(b"a"))
+            # Woken for something else, and behind still.
+            link.wake()
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert link.received == b"a!"
+            link.is_behind = False
+            link.wake()
+            assert await reader.readexactly(1) == b"b"
+            for each in (writer, other):
+                each.close()
+
+    run(play())
+
+
 def test_a_deadline_that_moves_is_served_at_its_new_time():
     """The timer is set once and looks again, later or earlier."""
     clock = steady_clock()
@@ -922,6 +956,56 @@ def test_who_has_more_is_not_kept_waiting_and_who_is_over_is_not_read(rounds):
     assert len(second.seen) + len(first.seen) - before == 1
     first.close()
     second.close()
+
+
+def test_a_round_is_over_when_it_has_taken_its_time_and_the_rest_is_read_first(rounds):
+    """Two of three reads that take 3 ms each are a round; whatever waits in the loop comes before the third, and that before the first again."""
+    loop, order = rounds._loop, []
+
+    class Slow(Reading):
+        def read(self, descriptor, now_ns):
+            loop.now_s += 0.003
+            order.append(self.name)
+            return super().read(descriptor, now_ns)
+
+    links = [Slow(rounds, size=1) for _ in range(3)]
+    for name, each in zip("abc", links, strict=True):
+        each.name = name
+        each.near.send(b"12345")
+    rounds._wait_s = 0.05
+    assert loop.turn() is None
+    assert len(order) == 2
+    for turns in range(1, 10):
+        loop.turn()
+        # Rounds of two reads and of the one that is left, in turn; each link as often as the others.
+        assert len(order) == 3 * (turns // 2) + (3 if turns % 2 else 2)
+        assert max(map(order.count, "abc")) - min(map(order.count, "abc")) <= 1
+        assert all(wait_s == 0 for wait_s, _ in loop.calls), "there is more, so nothing lingers"
+    for each in links:
+        each.close()
+
+
+def test_what_is_left_of_a_round_may_be_over_before_it_is_read(rounds):
+    loop = rounds._loop
+
+    class Slow(Reading):
+        def read(self, descriptor, now_ns):
+            loop.now_s += 1
+            return super().read(descriptor, now_ns)
+
+    links = [Slow(rounds) for _ in range(3)]
+    for each in links:
+        each.near.send(b"x")
+    loop.turn()
+    unread = [each for each in links if not each.seen]
+    assert len(unread) == 2
+    unread[0].close()
+    while not unread[1].seen:
+        loop.turn()
+    assert not unread[0].seen
+    for each in links:
+        if each is not unread[0]:
+            each.close()
 
 
 def test_without_epoll_the_event_loop_reads(monkeypatch):

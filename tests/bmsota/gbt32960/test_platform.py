@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import xor
+
 import pytest
 
 from bmsota.errors import LocalProtocolError
 from bmsota.gbt32960 import (
     Acknowledgement,
+    CloseReason,
+    CloseRequested,
     CommandReplied,
     CommandTimedOut,
     Control,
@@ -350,6 +355,65 @@ def test_who_sends_only_garbage_is_cut_off(platform):
     assert end.session.state is PlatformState.LOGGED_IN
     end.do("receive_data", b"\xaa" * 70_000)
     assert end.take()[-1].endswith("CloseRequested reason=GARBAGE")
+
+
+def raw_frame(command, data=b"", *, flag=0xFE, encryption=1, start=b"##"):
+    inside = bytes((command, flag)) + VIN.encode() + bytes((encryption,)) + len(data).to_bytes(2, "big") + data
+    return start + inside + bytes((reduce(xor, inside),))
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        raw_frame(7),
+        raw_frame(2),
+        raw_frame(2, b"x" * 16, encryption=3),
+        raw_frame(7, flag=1),
+        raw_frame(1, b"x"),
+        raw_frame(1, b"x" * 16, encryption=3),
+        raw_frame(5, b"x" * 41),
+        raw_frame(0x0A, b"x" * 20, start=b"$$"),
+        raw_frame(0x55),
+    ],
+    ids=["heartbeat", "report", "encrypted", "reply", "wrong login", "encrypted login", "platform", "2025", "unknown"],
+)
+def test_who_never_logs_in_is_refused_64_times_and_cut_off(raw):
+    """Each is told to the program until then."""
+    session = PlatformSession()
+    session.connected(START_NS)
+    session.receive_data(raw * 63, START_NS)
+    assert session.state is PlatformState.OPEN
+    session.receive_data(raw * 1000, START_NS)
+    assert session.state is PlatformState.CLOSED
+    events = []
+    while (event := session.next_event()) is not None:
+        events.append(event)
+    assert len(events) == 65
+    assert events[-1] == CloseRequested(CloseReason.NOT_LOGGED_IN)
+
+
+def test_a_frame_that_begins_before_the_login_may_hold_16_kib(platform):
+    """One that begins behind it has the standard's 64; a long login is waited for."""
+    begun = raw_frame(2, bytes(60_000))[:-1]
+    end = platform()
+    end.do("receive_data", begun[: 16 * 1024])
+    assert end.session.state is PlatformState.OPEN
+    end.do("receive_data", begun[16 * 1024 : 16 * 1024 + 1])
+    assert end.take()[-1].endswith("CloseRequested reason=GARBAGE")
+    end = logged_in(platform)
+    end.do("receive_data", begun)
+    assert end.session.state is PlatformState.LOGGED_IN
+    end = platform()
+    codes = tuple(f"{number:024d}" for number in range(250))
+    end.hear(up(1, VehicleLogin(beijing_time(end.now_ns), 1, ICCID, codes)))
+    assert end.session.state is PlatformState.DECIDING
+
+
+def test_who_has_logged_in_and_out_is_not_cut_off(platform):
+    end = logged_in(platform)
+    end.hear(up(4, VehicleLogout(time=beijing_time(end.now_ns), serial=1)))
+    end.do("receive_data", encode(up(7, Heartbeat())) * 100)
+    assert end.session.state is PlatformState.LOGGED_OUT
 
 
 FALSE_START = encode(up(7, Heartbeat()))[:22] + b"\x40\x00"

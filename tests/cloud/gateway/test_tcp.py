@@ -1,11 +1,14 @@
 """The TCP server on loopback: a few links, nothing about the protocol that `test_link` does not say better."""
 
 import asyncio
+import threading
 
 import pytest
 from bmsota_cloud.clock import wall_clock_ns
 from bmsota_cloud.gateway import GatewayServer
+from bmsota_cloud.services import ReportVerdict
 
+from bmsota.adapters.asyncio_direct import READ_SIZE_BYTES_MAX
 from bmsota.gbt32960 import (
     Command,
     CommandReceived,
@@ -104,6 +107,57 @@ def test_the_older_of_two_links_is_closed(world, serve):
         assert world.services.presence.is_online([vin])[vin]
 
     serve(play)
+
+
+def test_a_vehicle_that_asks_without_end_fills_no_memory_and_keeps_nobody_waiting(world, monkeypatch):
+    """Its questions wait in the socket, and the links take turns: another's login is the next thing done."""
+    first, second = world.register(1), world.register(2)
+    gate, done = threading.Event(), []
+    log_in = world.services.ingest.log_in
+
+    def decided(vin, **options):
+        done.append(vin)
+        return log_in(vin, **options)
+
+    def judged(vin, *_arguments):
+        gate.wait(120)
+        done.append("question")
+        return ReportVerdict.REFUSED
+
+    monkeypatch.setattr(world.services.ingest, "log_in", decided)
+    monkeypatch.setattr(world.services.upgrades, "receive_report", judged)
+    signed = SignedReport(time=beijing_time(wall_clock_ns()), document=b"x")
+    question = encode(Frame(command=Command.SIGNED_REPORT, vin=first, message=signed))
+
+    async def play():
+        server = GatewayServer(world.cloud.open_link, wall_clock_ns)
+        port = await server.start("127.0.0.1", 0)
+        try:
+            asking, other = Vehicle(first), Vehicle(second)
+            await asking.open(port)
+            await asking.until(LoggedIn)
+            asking.writer.write(question * 5000)
+            lines = server._turns._lines
+            async with asyncio.timeout(120):
+                while not lines:  # noqa: ASYNC110 - what the worker does sets no event
+                    await asyncio.sleep(0)
+                await other.open(port)
+                other.writer.write(other.session.data_to_send())
+                while len(lines) < 2:  # noqa: ASYNC110 - as above
+                    await asyncio.sleep(0)
+            assert len(lines[0]) < 16 + READ_SIZE_BYTES_MAX // len(question)
+            gate.set()
+            await other.until(LoggedIn)
+            assert done.index(second) <= 3, "the question that was being answered, and one of each turn"
+            answered = b""
+            while len(answered) < len(question) and (data := await asking.reader.read(65536)):
+                answered += data
+            assert answered
+        finally:
+            gate.set()
+            await server.stop()
+
+    asyncio.run(play())
 
 
 def test_stopping_closes_every_link_and_everybody_is_offline(world, serve):
