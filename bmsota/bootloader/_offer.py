@@ -11,7 +11,7 @@ from zlib import crc32
 
 from construct import Bytes, Const, Int8ul, Int16ul, Int32ul, Struct
 
-from bmsota.bootloader._messages import BLOCK_FRAMES_MAX
+from bmsota.bootloader._messages import ALL_NODES, BLOCK_FRAMES_MAX, GROUP_MAX, GROUP_MIN
 from bmsota.errors import ImageError
 from bmsota.node import OfferedImage
 
@@ -78,7 +78,8 @@ class Offer(OfferedImage):
         """Read an offer record; what a frame was filled up with behind it is ignored.
 
         Raises:
-            ImageError: it has another length or layout, or contradicts itself.
+            ImageError: it has another length or layout, contradicts itself, or its group is no group: that of another node's position
+                would make a node answer, and obey, what is for the other one.
         """
         if len(data) < OFFER_BYTES or data[0] != _LAYOUT:
             raise ImageError(
@@ -100,5 +101,11 @@ class Offer(OfferedImage):
                 "offer record",
                 expected=f"known flags and 1 to {BLOCK_FRAMES_MAX} frames a block",
                 received=f"flags 0x{int(parsed.flags):04x}, {offer.block_frames} frames",
+            )
+        if not (GROUP_MIN <= offer.group <= GROUP_MAX or offer.group == ALL_NODES):
+            raise ImageError(
+                "offer record",
+                expected=f"a group of {GROUP_MIN} to {GROUP_MAX}, or {ALL_NODES}",
+                received=str(offer.group),
             )
         return offer

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
+import sys
 from decimal import Decimal
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
@@ -18,6 +19,8 @@ from bmsota.cli.extras import extra_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
 
     from bmsota.adapters.canlogs import DecodedMessage, LogBlock
     from bmsota.signals import Message, Signal
@@ -73,6 +76,12 @@ def _can_id(each: DecodedMessage) -> str:
 
 def _time(time_s: float) -> str:
     return "" if math.isnan(time_s) else f"{time_s:.6f}"
+
+
+def _doubles(values: NDArray[Any]) -> NDArray[np.float64] | list[float | None]:
+    if values.dtype != object:
+        return values.astype(np.float64)
+    return [float(each) if abs(each) <= sys.float_info.max else None for each in values.tolist()]
 
 
 class _Writer:
@@ -162,7 +171,7 @@ class CsvTable(_Writer):
 class ParquetTable(_Writer):
     """Parquet, Zstandard, one row a value; within a block of frames ordered by message and signal.
 
-    `value` is float64: integers beyond 2**53 are rounded. Text columns are dictionaries, so that the names cost nothing.
+    `value` is float64: integers beyond 2**53 are rounded, and those beyond what it holds are null. Text columns are dictionaries, so that the names cost nothing.
     """
 
     def __init__(self, path: str) -> None:
@@ -207,7 +216,7 @@ class ParquetTable(_Writer):
                     "channel": channels.take(arrow.array(rows)),
                     "can_id": arrow.array(np.full(count, each.can_id, dtype=np.uint32)),
                     "is_extended_id": arrow.array(np.full(count, each.message.is_extended_id)),
-                    "value": arrow.array(values.astype(np.float64)),
+                    "value": arrow.array(_doubles(values), arrow.float64()),
                     "name": arrow.array(names, arrow.string()).dictionary_encode(),
                     **{
                         key: arrow.DictionaryArray.from_arrays(np.zeros(count, dtype=np.int32), [text])

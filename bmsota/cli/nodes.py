@@ -243,6 +243,8 @@ def verify_command(ctx: typer.Context, options: VerifyOptions) -> None:
         keys = load_manifest_keys(options.manifest_key or ())
         wanted = None if options.source is None else load_source(options.source, keys)
 
+    silent: set[str] = set()
+
     def look(nodes: _Nodes) -> _Lines | None:
         found = nodes.discover(request.named_positions)
         if not found and not nodes.refused:
@@ -251,12 +253,13 @@ def verify_command(ctx: typer.Context, options: VerifyOptions) -> None:
         if wanted is None:
             lines = [(node, *_state(node)) for node in found]
             lines += [(None, False, problem) for problem in _disorder(found)]
-            missing = _missing(found, request.named_positions)
-            lines += [(None, False, f"node {position} did not answer") for position in missing]
+            absent = [f"node {position} did not answer" for position in _missing(found, request.named_positions)]
         else:
             plan = make_plan(found, wanted, request)
             lines = [(each.node, *_compared(each)) for each in plan.nodes if each.action is not Action.LEFT_OUT]
-            lines += [(None, False, problem) for problem in _absent(plan)]
+            absent = _absent(plan)
+        silent.update(absent)
+        lines += [(None, False, problem) for problem in absent]
         return lines + [(None, False, f"node {each.position}: {each.detail}") for each in nodes.refused]
 
     def do(nodes: _Nodes) -> ExitCode:
@@ -266,7 +269,7 @@ def verify_command(ctx: typer.Context, options: VerifyOptions) -> None:
             lines = look(nodes)
         if lines is None:
             return nodes.no_answer()
-        return _show(lines, as_json=options.as_json, name=None if wanted is None else wanted.name)
+        return _show(lines, silent, as_json=options.as_json, name=None if wanted is None else wanted.name)
 
     _with_nodes(ctx, options, do, wait=options.wait, expected=request.named_positions)
 
@@ -279,7 +282,8 @@ def _is_equal(lines: _Lines) -> bool:
     return all(is_good for _, is_good, _ in lines)
 
 
-def _show(lines: _Lines, *, as_json: bool, name: str | None) -> ExitCode:
+def _show(lines: _Lines, silent: set[str], *, as_json: bool, name: str | None) -> ExitCode:
+    """Print *lines*. Where nothing is wrong but that nodes are *silent*, another image is no cure."""
     is_equal = _is_equal(lines)
     if as_json:
         content = {
@@ -300,7 +304,11 @@ def _show(lines: _Lines, *, as_json: bool, name: str | None) -> ExitCode:
         return ExitCode.DONE
     bad_nodes = [(node.position, text) for node, is_good, text in lines if node is not None and not is_good]
     problems = [text for node, is_good, text in lines if node is None and not is_good]
-    say_fault(FlashFault.DIFFERS, "; ".join([*([nodes_text(bad_nodes)] if bad_nodes else []), *problems]))
+    say_fault(
+        FlashFault.DIFFERS,
+        "; ".join([*([nodes_text(bad_nodes)] if bad_nodes else []), *problems]),
+        advice=_CHECK_NODE if not bad_nodes and silent.issuperset(problems) else None,
+    )
     say_again(was_changed=False)
     return ExitCode.FAILED
 

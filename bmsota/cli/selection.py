@@ -80,7 +80,9 @@ def parse_positions(texts: Iterable[str], option: str) -> tuple[int, ...]:
         if not first <= last <= POSITION_MAX:
             words = "master, slaves, all or " if option == "--to" else ""
             raise FaultError(
-                FlashFault.BAD_TARGET, f"{option}: expected {words}positions 0 to {POSITION_MAX}, got {text!r}"
+                FlashFault.BAD_TARGET,
+                f"{option}: expected {words}positions 0 to {POSITION_MAX}, got {text!r}",
+                advice=None if option == "--to" else "Name positions: 0 is the master, 1 to 31 are slaves.",
             )
         positions.update(range(first, last + 1))
     return tuple(sorted(positions))

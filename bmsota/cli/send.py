@@ -251,6 +251,8 @@ class Replay:
 
 
 def _endpoint(text: str) -> tuple[str, int]:
+    if not text:
+        raise typer.BadParameter("no platform: pass --to HOST:PORT")
     match = _ENDPOINT.fullmatch(text)
     if match is None or not 0 < int(match[3]) <= 65535:
         raise typer.BadParameter(f"--to: expected HOST:PORT or [ADDRESS]:PORT, got {text!r}")

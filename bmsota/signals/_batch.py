@@ -468,14 +468,12 @@ class _Encoder:
         # Between these a value fits for sure: inside the limits, and at least half a step away from what the bits cannot hold.
         self._plain_low, self._plain_high = self._low, self._high
         self._is_checked = np.isfinite(self._low) or np.isfinite(self._high) or not signal.is_float
-        if not signal.is_float:
+        if signal.scale == 0 or (not signal.is_float and signal.length_bits > 52):
+            # Never plainly: float64 does not hold every raw number.
+            self._plain_low, self._plain_high = np.inf, -np.inf
+        elif not signal.is_float:
             ends = sorted((float(scaled(signal, signal.raw_minimum)), float(scaled(signal, signal.raw_maximum))))
             self._plain_low, self._plain_high = max(self._low, ends[0]), min(self._high, ends[1])
-        if signal.scale == 0 or (not signal.is_float and signal.length_bits > 52):
-            self._plain_low, self._plain_high = (
-                np.inf,
-                -np.inf,
-            )  # Never plainly: float64 does not hold every raw number.
 
     @property
     def key(self) -> object:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from dataclasses import dataclass, field
 
 from bmsota.signals._database import DbcFault, Severity
@@ -276,6 +277,8 @@ class _Checker:
             reason = f"expected at least 1 bit, got 0 ({where})"
         elif not _fits(start, length, big_endian=order == "0", size_bytes=message.length):
             reason = f"expected all bits inside {message.length} bytes, got start {start} length {length} ({where})"
+        elif _overflows(float(match[7]), float(match[8]), length):
+            reason = f"expected values that a double can hold, got scale {match[7]} and offset {match[8]} ({where})"
         if reason:
             self.error(statement.line, reason)
             self.left_out_signals.add((message.number, name))
@@ -284,6 +287,13 @@ class _Checker:
             self.warn(statement.line, f"expected a scale other than 0, got {match[7]} ({where}); it cannot be encoded")
         if float(match[9]) > float(match[10]):
             self.warn(statement.line, f"expected minimum <= maximum, got [{match[9]}|{match[10]}] ({where})")
+        for limit, value in (("minimum", match[9]), ("maximum", match[10])):
+            # DBL_MAX as many tools write it, rounded up to 15 digits, is one of these.
+            if not math.isfinite(float(value)):
+                self.warn(
+                    statement.line,
+                    f"expected a {limit} that a double can hold, got {value} ({where}); taken as no limit",
+                )
         text = statement.text if match[12] else f"{statement.text} Vector__XXX"
         if match[12] and not match[12].isascii():
             kept = self.nodes(statement.line, match[12].split(" , "))
@@ -630,6 +640,14 @@ def _name_fault(name: str) -> str:
 
 def _strings(text: str) -> list[str]:
     return re.findall(r'"((?:\\"|[^"])*)"', text)
+
+
+def _overflows(scale: float, offset: float, length: int) -> bool:
+    """Whether some value of the signal is none that a double holds. Wide integers that stay integers need none."""
+    if not (math.isfinite(scale) and math.isfinite(offset)):
+        return True
+    exponent = math.frexp(scale)[1] + (0 if length > 64 and scale.is_integer() and offset.is_integer() else length)
+    return max(exponent, math.frexp(offset)[1]) >= sys.float_info.max_exp - 1
 
 
 def _number(text: str) -> float | None:

@@ -117,7 +117,7 @@ def multiplexer_number(signal: Signal, value: SignalValue, where: str) -> int:
         if number is None:
             raise SignalError(f"expected one of {sorted(names_of(signal))}, got {value!r} ({where}.{signal.name})")
         return int(number)
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if not isinstance(value, int | float) or (isinstance(value, float) and not math.isfinite(value)):
         raise SignalError(f"expected a number, got {value!r} ({where}.{signal.name})")
     return int(value)
 
@@ -171,7 +171,10 @@ def raw_of(signal: Signal, value: SignalValue, place: str) -> float:
         return number
     if not isinstance(value, int | float):
         raise SignalError(f"expected a number or a name of the value table, got {type(value).__name__} ({place})")
-    raw = _unscaled(signal, value, place)
+    try:
+        raw = _unscaled(signal, value, place)
+    except OverflowError:
+        raise SignalError(f"expected a number that a double can hold, got {value} ({place})") from None
     if raw not in signal.choices:
         tolerance = abs(signal.scale) * RANGE_TOLERANCE_STEPS
         if signal.minimum is not None and value < signal.minimum - tolerance:
@@ -195,7 +198,7 @@ def _unscaled(signal: Signal, value: float, place: str) -> float:
         raise SignalError(f"expected a scale other than 0 to encode with, got 0 ({place})")
     if signal.is_float:
         return value if signal.scale == 1 and signal.offset == 0 else (value - signal.offset) / signal.scale
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise SignalError(f"expected a finite number, got {value} ({place})")
     if signal.scale == 1 and signal.offset == 0:
         return round(value)
@@ -216,7 +219,11 @@ def bits_of(signal: Signal, raw: float, place: str) -> int:
             raise SignalError(f"expected a number of {signal.length_bits} float bits, got {raw} ({place})") from None
     if not signal.raw_minimum <= raw <= signal.raw_maximum:
         limits = f"{scaled(signal, signal.raw_minimum)} to {scaled(signal, signal.raw_maximum)}"
-        raise SignalError(f"expected {limits} ({signal.length_bits} bits), got {scaled(signal, raw)} ({place})")
+        try:
+            got = f"{scaled(signal, raw)}"
+        except OverflowError:
+            got = f"raw {raw}"
+        raise SignalError(f"expected {limits} ({signal.length_bits} bits), got {got} ({place})")
     return (int(raw) & (1 << signal.length_bits) - 1) << signal.shift
 
 

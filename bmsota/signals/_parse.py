@@ -5,6 +5,7 @@ What cantools is not asked: how to code a frame (`_codec`) and which line of a d
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -77,8 +78,8 @@ def _signal(signal: Any, size_bytes: int) -> Signal:
         is_float=signal.is_float,
         scale=signal.scale,
         offset=signal.offset,
-        minimum=signal.minimum,
-        maximum=signal.maximum,
+        minimum=_limit(signal.minimum),
+        maximum=_limit(signal.maximum),
         unit=signal.unit or "",
         choices=MappingProxyType(choices),
         comment=signal.comment or "",
@@ -87,6 +88,11 @@ def _signal(signal: Any, size_bytes: int) -> Signal:
         multiplexer=signal.multiplexer_signal,
         multiplexer_ids=tuple(signal.multiplexer_ids or ()),
     )
+
+
+def _limit(number: float | None) -> float | None:
+    """None where the file's number is beyond what a double holds."""
+    return number if number is not None and math.isfinite(number) else None
 
 
 def _node(tree: Iterable[Any], signals: dict[str, Signal], known: dict[str, LayoutNode]) -> LayoutNode:

@@ -159,6 +159,20 @@ def test_parquet_holds_the_same_rows(tmp_path, dbc):
     )
 
 
+def test_an_integer_that_no_double_holds_is_null_in_parquet(tmp_path):
+    """A J1939 message of 200 bytes may be one signal; text and CSV have all its digits."""
+    from pyarrow import parquet
+
+    (tmp_path / "wide.dbc").write_text('BO_ 2566844926 M: 200 A\n SG_ Wide : 0|1600@1+ (1,0) [0|0] "" A\n')
+    announced = (1.0, 0x1CECFFFE, True, "20c8001dfff1fe00")
+    packets = [(1.1 + each / 100, 0x1CEBFFFE, True, f"{each + 1:02x}" + "ff" * 7) for each in range(29)]
+    log = write(tmp_path / "drive.log", [announced, *packets], channel="can0")
+    result = decode(log, tmp_path / "wide.dbc", "--parquet", str(tmp_path / "out.parquet"))
+    assert (result.exit_code, result.exception) == (0, None)
+    assert [row["value"] for row in parquet.read_table(tmp_path / "out.parquet").to_pylist()] == [None]
+    assert f"M: Wide {2**1600 - 1}" in decode(log, tmp_path / "wide.dbc").stdout
+
+
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, dbc, monkeypatch):
     real = importlib.import_module
 

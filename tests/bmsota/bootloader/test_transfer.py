@@ -431,6 +431,17 @@ def test_an_offer_of_a_later_layout_is_refused_as_such(bench, bench_parts, chang
     assert (failed.cause, failed.permanent) == (FailureCause.PROTOCOL_VERSION, True)
 
 
+@pytest.mark.parametrize("group", [0, 1, 2, 31, 127])
+def test_an_offer_whose_group_is_a_position_is_refused(bench, bench_parts, group):
+    """The node would answer, and obey, what is for the node at that position."""
+    client = client_of(bench, bench_parts, may_compress=False)
+    original = client._offer_record
+    client._offer_record = lambda shape: original(shape)[:68] + bytes([group]) + original(shape)[69:]
+    failed = bench.run(client)[-1]
+    assert (failed.cause, failed.detail) == (FailureCause.PROTOCOL_VERSION, "BEGIN_TRANSFER: BAD_OFFER")
+    assert not any(isinstance(event, BlockStored) for event in bench.nodes[0].events)
+
+
 def test_events_of_both_sides_begin_and_end_in_order(bench, bench_parts):
     bench.run(client_of(bench, bench_parts))
     assert isinstance(bench.nodes[0].events[0], BootloaderEntered)

@@ -310,6 +310,12 @@ class TestVerify:
         done = bmsota("verify", release, "--expect", "7", *pack.arguments, *QUICK)
         assert done.code == 1
         assert "DIFFERS  pack: node 7 did not answer" in done.out
+        assert "next: Run `bmsota flash` with the release" in done.err
+
+    def test_of_a_silent_node_alone_another_image_is_no_cure(self, pack):
+        done = bmsota("verify", "--expect", "7", *pack.arguments, *QUICK)
+        assert done.code == 1
+        assert "differs: node 7 did not answer\n  next: Check the node's supply and wiring.\n" in done.err
 
     def test_one_altered_reply_is_no_difference(self, pack, release):
         """It looks like another version; nodes that differ are looked at once more."""

@@ -69,3 +69,15 @@ def test_a_number_that_is_none_or_out_of_range_is_told_in_our_words(arguments, s
     done = CliRunner().invoke(app, arguments.split())
     assert done.exit_code == 2
     assert f"Invalid value for {said}\n" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "has_words"),
+    [("reset master --yes", False), ("nodes --expect all", False), ("verify --to slave", True)],
+)
+def test_the_cure_names_only_what_the_option_takes(arguments, has_words):
+    """`--to` takes words, what is reset or expected are positions."""
+    done = CliRunner().invoke(app, arguments.split())
+    assert done.exit_code == 2
+    assert ("`all`" in done.stderr) is has_words
+    assert "0 is the master, 1 to 31 are slaves" in done.stderr

@@ -320,6 +320,12 @@ def test_a_wrong_endpoint(run, to):
     assert "HOST:PORT" in done.stderr
 
 
+def test_a_platform_that_is_not_named_is_asked_for(run):
+    done = run(heartbeat().data.hex())
+    assert done.exit_code == 2
+    assert "no platform: pass --to HOST:PORT" in done.stderr
+
+
 def test_an_ipv6_endpoint():
     assert send_command._endpoint("[fe80::1%eth0]:32960") == ("fe80::1%eth0", 32960)
 

@@ -6,6 +6,7 @@ import math
 import random
 
 import cantools
+import numpy as np
 import pytest
 from dbc_layouts import layouts, values_for
 from hypothesis import HealthCheck, given, settings
@@ -218,3 +219,31 @@ def test_numbers_of_any_kind_are_taken_as_numbers():
     assert message.encode({"Count": 7.0, "Wide": 2.0**39}) == expected
     assert message.encode({"Count": np.float64(7), "Wide": np.float64(2**39)}) == expected
     assert message.encode({"Count": True, "Wide": 0}) == message.encode({"Count": 1, "Wide": 0})
+
+
+@pytest.mark.parametrize("scale", ["1,0", "2,1", "0.5,0", "0.5,3"])
+@pytest.mark.parametrize("kind", ["", "SIG_VALTYPE_ 1 S : 2;", 'VAL_ 1 S 1 "One" ;'])
+def test_a_number_that_no_double_holds_is_refused_by_name(scale, kind):
+    """Python's integers have no end; neither has what a caller passes."""
+    message = loads(f'BO_ 1 M: 8 A\n SG_ S : 0|64@1+ ({scale}) [0|0] "" A\n{kind}\n')["M"]
+    for value in (10**400, -(10**400)):
+        for encode in (message.encode, message.encode_raw, message.encode_batch):
+            with pytest.raises(SignalError, match="S"):
+                encode({"S": value})
+
+
+def test_limits_beyond_a_double_are_none():
+    """DBL_MAX as many tools write it, rounded up to 15 digits: "no limit" is what it means."""
+    message = loads('BO_ 1 M: 8 A\n SG_ S : 0|64@1- (1,0) [-1.79769313486232E+308|1.79769313486232E+308] "" A\n')["M"]
+    assert (message.signals[0].minimum, message.signals[0].maximum) == (None, None)
+    assert message.encode({"S": -2}) == b"\xfe" + b"\xff" * 7
+    assert message.encode_batch({"S": [-2]}).tobytes() == b"\xfe" + b"\xff" * 7
+
+
+def test_an_integer_wider_than_any_double_is_encoded_as_it_was_decoded():
+    """J1939 puts together up to 1785 bytes, and a DBC may call all of them one signal."""
+    message = loads('BO_ 2566844926 M: 200 A\n SG_ S : 0|1600@1+ (1,0) [0|0] "" A\n')["M"]
+    data = b"\xff" * 200
+    assert message.encode(message.decode(data)) == data
+    columns = message.decode_batch(np.frombuffer(data, dtype=np.uint8).reshape(1, -1))
+    assert message.encode_batch(columns).tobytes() == data
