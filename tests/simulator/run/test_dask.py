@@ -59,11 +59,11 @@ def cluster(tmp_path):
 @pytest.mark.slow
 def test_a_killed_worker_changes_nothing_in_virtual_time(cluster, tmp_path):
     """The cluster gives its shards to another worker; the run has the hash of one process, and says what was lost."""
-    text = LONG.format(duration="1h")
+    text = LONG.format(duration="8h")
     cluster.add_worker()
     command = Command(tmp_path, text, "--virtual", "--dask", cluster.address, "--workers", 2)
     try:
-        command.wait_for(r"^[\d,]*[1-9]\d* of 3,600 s")
+        command.wait_for(r"^[\d,]*[1-9]\d* of 28,800 s")
         cluster.add_worker()
         os.kill(cluster.processes[1].pid, signal.SIGKILL)
         code, report = command.end()
@@ -81,7 +81,7 @@ def test_a_killed_worker_changes_nothing_in_virtual_time(cluster, tmp_path):
 
 def test_a_scheduler_that_is_not_there_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("bmsota_sim.run.shards.cluster.CONNECT_TIMEOUT_S", 0.2)
-    (tmp_path / "x.yaml").write_text(LONG.format(duration="1h"))
+    (tmp_path / "x.yaml").write_text(LONG.format(duration="8h"))
     words = ["run", str(tmp_path / "x.yaml"), "--virtual", "--dask", "tcp://127.0.0.1:9"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 2
