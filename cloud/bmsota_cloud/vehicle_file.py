@@ -38,6 +38,8 @@ _COLUMNS: Final = {
 }
 _DELIMITERS: Final = (",", ";", "\t")
 _KEY_HEX_DIGITS: Final = 64
+# Our columns need 200 characters. How much the csv module takes depends on what else the process reads.
+_LINE_LENGTH_MAX: Final = 20_000
 
 
 def load_vehicles(path: Path, *, project: str = "") -> list[VehicleEntry]:
@@ -82,6 +84,9 @@ def parse_vehicles(
     except UnicodeDecodeError as error:
         raise _wrong(f"{name}: expected UTF-8, got the byte 0x{error.object[error.start]:02x}") from error
     lines = text.splitlines()
+    for number, line in enumerate(lines, 1):
+        if len(line) > _LINE_LENGTH_MAX:
+            raise _wrong(f"{name}:{number}: expected lines of up to {_LINE_LENGTH_MAX:,} characters, got {len(line):,}")
     head = lines[0] if lines else ""
     rows = csv.reader(lines, delimiter=max(_DELIMITERS, key=head.count))
     try:

@@ -153,7 +153,7 @@ def test_a_file_that_is_no_csv_or_too_long_for_one_request_is_refused():
         return parse_vehicles(text.encode(), name="f.csv", project="H", count_max=2)
 
     head = "vin,series\n"
-    with pytest.raises(InvalidInputError, match=r"f\.csv:2: field larger than field limit"):
+    with pytest.raises(InvalidInputError, match=r"f\.csv:2: expected lines of up to 20,000 characters, got 200,000"):
         parse(head + "x" * 200_000)
     with pytest.raises(InvalidInputError, match=r"f\.csv: expected at most 2 vehicles, got 3; divide the file"):
         parse(head + "a,F7\nb,F7\n\nc,F7\n")
