@@ -41,7 +41,7 @@ READ_SIZE_BYTES_MAX = 4 * 1024
 _READS_A_ROUND_MAX = 256
 # How much work a read is, depends on what was sent. So a round is over when it has taken this long, and whatever else is in the event
 # loop gets its turn before the rest is read.
-_ROUND_S_MAX = 0.02
+_ROUND_S_MAX = 0.05
 # Lingering is tried from so many reads a second, counted over stretches of at least this length; again after a second.
 LINGER_FROM_HZ = 200
 _STRETCH_S = 0.05

@@ -959,12 +959,12 @@ def test_who_has_more_is_not_kept_waiting_and_who_is_over_is_not_read(rounds):
 
 
 def test_a_round_is_over_when_it_has_taken_its_time_and_the_rest_is_read_first(rounds):
-    """Two of three reads that take 12 ms each are a round; whatever waits in the loop comes before the third, and that before the first again."""
+    """Two of three reads that take 30 ms each are a round; whatever waits in the loop comes before the third, and that before the first again."""
     loop, order = rounds._loop, []
 
     class Slow(Reading):
         def read(self, descriptor, now_ns):
-            loop.now_s += 0.012
+            loop.now_s += 0.03
             order.append(self.name)
             return super().read(descriptor, now_ns)
 
