@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of the endpoints at run time.
 
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
 
@@ -127,25 +128,22 @@ def add_manage_account_pages(router: APIRouter, site: Site) -> None:
             return show(visitor, name, error=error, typed=_typed(role, sees, projects, customer))
         return _back(name, "changed")
 
-    @router.post(_HERE + "/{name}/disable", response_class=HTMLResponse)
-    def disable(request: Request, name: str, csrf: Text = "") -> Response:
+    def turn(request: Request, name: str, csrf: str, act: Callable[..., object], done: str) -> Response:
         visitor = site.visitor(request)
         check_form(request, visitor, csrf)
         try:
-            accounts.disable(name, by=visitor.account, now=site.now(), address=site.address(request))
+            act(name, by=visitor.account, now=site.now(), address=site.address(request))
         except _REFUSALS as error:
             return show(visitor, name, error=error)
-        return _back(name, "disabled")
+        return _back(name, done)
+
+    @router.post(_HERE + "/{name}/disable", response_class=HTMLResponse)
+    def disable(request: Request, name: str, csrf: Text = "") -> Response:
+        return turn(request, name, csrf, accounts.disable, "disabled")
 
     @router.post(_HERE + "/{name}/enable", response_class=HTMLResponse)
     def enable(request: Request, name: str, csrf: Text = "") -> Response:
-        visitor = site.visitor(request)
-        check_form(request, visitor, csrf)
-        try:
-            accounts.enable(name, by=visitor.account, now=site.now(), address=site.address(request))
-        except _REFUSALS as error:
-            return show(visitor, name, error=error)
-        return _back(name, "enabled")
+        return turn(request, name, csrf, accounts.enable, "enabled")
 
     @router.post(_HERE + "/{name}/reset", response_class=HTMLResponse)
     def reset(request: Request, name: str, password: Text = "", csrf: Text = "") -> Response:
