@@ -10,7 +10,7 @@ from pydantic import Field
 
 from bmsota_cloud.api.common import Address, ApiIn, ApiOut, By
 from bmsota_cloud.clock import Clock
-from bmsota_cloud.domain.projects import STARTERS_MAX, ApprovalWay
+from bmsota_cloud.domain.projects import STARTERS_MAX, ApprovalWay, ProjectClass
 
 if TYPE_CHECKING:
     from bmsota_cloud.services import Services
@@ -25,6 +25,8 @@ class ProjectOut(ApiOut):
     starters: list[str]
     changed_at: datetime | None
     changed_by: str
+    number: str
+    classification: ProjectClass
     vehicle_count: int
 
 
@@ -32,6 +34,10 @@ class ProjectIn(ApiIn):
     audit_mailbox: str = Field(max_length=254, description='where codes go; "": to the auditor whom a task names')
     approval: ApprovalWay = ApprovalWay.AUDIT_MAILBOX
     starters: list[str] = Field(default=[], max_length=STARTERS_MAX)
+    number: str | None = Field(
+        default=None, max_length=32, description="as the customer orders by it; none given: as it is"
+    )
+    classification: ProjectClass | None = None
 
 
 def add_project_routes(router: APIRouter, services: "Services", clock: Clock) -> None:
@@ -52,6 +58,8 @@ def add_project_routes(router: APIRouter, services: "Services", clock: Clock) ->
             audit_mailbox=body.audit_mailbox,
             approval=body.approval,
             starters=body.starters,
+            number=body.number,
+            classification=body.classification,
             by=by,
             now=clock(),
             address=address,

@@ -1,4 +1,6 @@
-"""Projects and how their OTA tasks are approved.
+"""Projects, what they deliver, and how their OTA tasks are approved.
+
+A project is the delivery of a battery system for a vehicle type. The customer orders by its number; its class says what it is for.
 
 Two ways (design decision 20)::
 
@@ -23,12 +25,21 @@ from bmsota_cloud.domain.errors import InvalidInputError
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["STARTERS_MAX", "ApprovalWay", "Project", "check_project_name", "is_same_mailbox"]
+__all__ = [
+    "STARTERS_MAX",
+    "ApprovalWay",
+    "Project",
+    "ProjectClass",
+    "check_project_name",
+    "check_project_number",
+    "is_same_mailbox",
+]
 
 # A list that a person reads before changing it.
 STARTERS_MAX = 100
 
 _NAME = re.compile(r"[\w .+-]{1,64}")
+_NUMBER = re.compile(r"[\w./-]{1,32}")
 
 
 class ApprovalWay(StrEnum):
@@ -38,6 +49,17 @@ class ApprovalWay(StrEnum):
     """Every account that may start tasks in the project."""
     NAMED_AUDITOR = "named auditor"
     """The account of the auditor whom the task names."""
+
+
+class ProjectClass(StrEnum):
+    """What the battery systems of a project are for."""
+
+    UNSPECIFIED = "unspecified"
+    PASSENGER_CAR = "passenger car"
+    BUS = "bus"
+    TRUCK = "truck"
+    SPECIAL_VEHICLE = "special vehicle"
+    STORAGE = "storage"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +74,9 @@ class Project:
     """The accounts that may start tasks here, of those that may start tasks at all; empty: all of them."""
     changed_at: datetime | None = None
     changed_by: str = ""
+    number: str = ""
+    """As the customer orders by it; no two projects have the same. Empty: none."""
+    classification: ProjectClass = ProjectClass.UNSPECIFIED
 
     def way_of(self, auditor: str) -> ApprovalWay:
         """How a task of this project with this auditor ("": none) is approved."""
@@ -63,6 +88,14 @@ def check_project_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise InvalidInputError(
             "bad-project", f"project: expected 1 to 64 letters, digits, space . + - _, got {name[:80]!r}"
+        )
+
+
+def check_project_number(number: str) -> None:
+    """Raise InvalidInputError unless *number* can be a project's; it may be empty."""
+    if number and not _NUMBER.fullmatch(number):
+        raise InvalidInputError(
+            "bad-number", f"number: expected at most 32 letters, digits, . / - _, got {number[:80]!r}"
         )
 
 

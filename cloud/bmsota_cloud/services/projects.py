@@ -7,9 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bmsota_cloud.domain.accounts import Permission, require
-from bmsota_cloud.domain.errors import InvalidInputError, NotFoundError
+from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, NotFoundError
 from bmsota_cloud.domain.outbox import Mail
-from bmsota_cloud.domain.projects import STARTERS_MAX, ApprovalWay, Project, check_project_name
+from bmsota_cloud.domain.projects import (
+    STARTERS_MAX,
+    ApprovalWay,
+    Project,
+    ProjectClass,
+    check_project_name,
+    check_project_number,
+)
 from bmsota_cloud.services.approval_codes import project_of
 from bmsota_cloud.services.audit import acting
 from bmsota_cloud.services.transitions import publish_task
@@ -40,6 +47,9 @@ class ProjectView:
     starters: tuple[str, ...]
     changed_at: datetime | None
     changed_by: str
+    number: str
+    """Empty if there is none."""
+    classification: ProjectClass
     vehicle_count: int
 
 
@@ -78,17 +88,20 @@ class ProjectService:
         audit_mailbox: str,
         approval: ApprovalWay = ApprovalWay.AUDIT_MAILBOX,
         starters: Sequence[str] = (),
+        number: str | None = None,
+        classification: ProjectClass | None = None,
         by: Account | None,
         now: datetime,
         address: str = "",
     ) -> Project:
-        """Set how the tasks of a project are approved, and void the codes that were mailed before.
+        """Set what a project is and how its tasks are approved; a change of how voids the codes that were mailed before.
 
-        A mailbox that is replaced is told so by mail. *by* is None only for the command line and a simulation's wiring.
+        *number* and *classification* stay as they are where they are None. A mailbox that is replaced is told so by mail. *by* is None only for the command line and a simulation's wiring.
 
         Raises:
             NotAllowedError: *by* may not manage projects.
             InvalidInputError: a value can't be used.
+            ConflictError: another project has this number.
         """
         who = "platform" if by is None else by.name
         voided: tuple[int, ...] = ()
@@ -98,6 +111,8 @@ class ProjectService:
             if by is not None:
                 require(by, Permission.PROJECT_MANAGE)
             check_project_name(name)
+            number = None if number is None else number.strip()
+            check_project_number(number or "")
             audit_mailbox = audit_mailbox.strip()
             if audit_mailbox and not _EMAIL.fullmatch(audit_mailbox):
                 raise InvalidInputError(
@@ -107,6 +122,10 @@ class ProjectService:
             # A row to lock is there only when the project has settings; without, the insert decides who is first.
             act.work.projects.get(name, lock=True)
             old = project_of(act.work, name)
+            number = old.number if number is None else number
+            other = act.work.projects.with_number(number) if number else None
+            if other is not None and other.name != name:
+                raise ConflictError("number-taken", f"project {other.name} has the number {number}")
             project = Project(
                 name=name,
                 audit_mailbox=audit_mailbox,
@@ -114,14 +133,17 @@ class ProjectService:
                 starters=tuple(dict.fromkeys(starters)),
                 changed_at=now,
                 changed_by=who,
+                number=number,
+                classification=old.classification if classification is None else classification,
             )
             act.work.projects.save(project)
-            changes = _changes(old, project)
-            if changes:
+            voids = _changes(old, project)
+            if voids:
                 voided = act.work.ota_tasks.void_codes(name)
+                voids.append(f"{len(voided)} codes void")
             if old.audit_mailbox and old.audit_mailbox != audit_mailbox:
                 act.work.outbox.add(_farewell(old, project, who, now))
-            act.detail = "; ".join([*changes, f"{len(voided)} codes void"]) if changes else "nothing changed"
+            act.detail = "; ".join([*_renamed(old, project), *voids]) or "nothing changed"
         for task_id in voided:
             publish_task(self._context, task_id)
         return project
@@ -141,11 +163,20 @@ class ProjectService:
 
 
 def _changes(old: Project, new: Project) -> list[str]:
-    pairs = (
+    """What has changed about how tasks are approved."""
+    return _told(
         ("audit mailbox", old.audit_mailbox, new.audit_mailbox),
         ("approval", str(old.approval), str(new.approval)),
         ("starters", ", ".join(old.starters), ", ".join(new.starters)),
     )
+
+
+def _renamed(old: Project, new: Project) -> list[str]:
+    """What else has changed."""
+    return _told(("number", old.number, new.number), ("class", str(old.classification), str(new.classification)))
+
+
+def _told(*pairs: tuple[str, str, str]) -> list[str]:
     return [f"{what}: {before or 'none'} -> {after or 'none'}" for what, before, after in pairs if before != after]
 
 

@@ -35,7 +35,7 @@ from bmsota_cloud.domain.accounts import Role, ScopeKind
 from bmsota_cloud.domain.equipment import ChangeStatus
 from bmsota_cloud.domain.evidence import Source
 from bmsota_cloud.domain.ota_tasks import ActKind, NodeVersion, TaskStatus, VehicleStatus
-from bmsota_cloud.domain.projects import ApprovalWay
+from bmsota_cloud.domain.projects import ApprovalWay, ProjectClass
 from bmsota_cloud.domain.refusals import HEAD_SIZE_BYTES_MAX, RefusalCause
 from bmsota_cloud.domain.releases import ReleasedImage
 from bmsota_cloud.domain.vehicles import NodeKind
@@ -198,6 +198,8 @@ project = Table(
     Column("starters", Plain, nullable=False),
     Column("changed_at", UtcTime),
     Column("changed_by", String(64), nullable=False),
+    Column("number", EmptyAsNull(32), unique=True),
+    Column("classification", EnumName(ProjectClass), nullable=False, server_default="UNSPECIFIED"),
 )
 
 vehicle = Table(

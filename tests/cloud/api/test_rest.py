@@ -423,6 +423,8 @@ def test_a_project_and_a_task_in_its_way_over_rest(world, client, bearer, base64
         "starters": [],
         "changed_at": "2026-11-22T08:00:00Z",
         "changed_by": "adam",
+        "number": "",
+        "classification": "unspecified",
         "vehicle_count": 2,
     }
     strict = {"audit_mailbox": "audit@example.org", "approval": "nonsense"}

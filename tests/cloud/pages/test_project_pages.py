@@ -8,7 +8,7 @@ def test_everybody_sees_the_projects_and_only_an_administrator_changes_them(flee
         assert ("audit@example.org" in page) == whole
         assert ('action="/projects"' in page) == whole
         assert ("a…@example.org" in page) != whole
-    assert "Hills 1 vehicle Audit mailbox none" in words(page)
+    assert "Hills 1 vehicle Number none Class Unspecified Audit mailbox none" in words(page)
 
 
 def test_a_change_by_the_form(fleet, visit, words):
@@ -58,3 +58,18 @@ def test_who_may_not_change_is_refused(fleet, visit):
 
 def test_no_project_yet(visit):
     assert "No projects yet." in visit("adam").see("/projects")
+
+
+def test_a_new_project_has_number_and_class(fleet, visit, words):
+    adam = visit("adam")
+    fields = {"is_new": "yes", "name": "Quay", "number": "2026-9", "classification": "bus", "approval": "audit mailbox"}
+    assert adam.post("/projects", **fields).status_code == 303
+    text = words(adam.see("/projects?saved=Quay"))
+    assert "Quay 0 vehicles Number 2026-9 Class Bus" in text
+    again = adam.post("/projects", **fields)
+    assert (again.status_code, "project Quay exists" in words(again.text)) == (409, True)
+    assert 'value="2026-9"' in again.text
+    other = adam.post("/projects", **fields | {"name": "Pier"})
+    assert (other.status_code, "project Quay has the number 2026-9" in words(other.text)) == (409, True)
+    assert adam.post("/projects", **fields | {"name": "Pier", "classification": "boat"}).status_code == 422
+    assert "Pier" not in adam.see("/projects")

@@ -6,7 +6,7 @@ import pytest
 from bmsota_cloud.domain.accounts import Role
 from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, NotAllowedError, NotFoundError
 from bmsota_cloud.domain.paging import PageRequest
-from bmsota_cloud.domain.projects import ApprovalWay
+from bmsota_cloud.domain.projects import ApprovalWay, ProjectClass
 
 BOX = "audit@example.org"
 
@@ -323,3 +323,37 @@ def test_the_audit_mailbox_is_told_when_wrong_codes_lock_a_task(ready, auditor, 
     assert refused(ConflictError, ready.approve, task, code="x", by=who) == "code-locked"
     ready.services.outbox.drain(ready.now, ready.mails.append)
     assert sorted(mail.recipient for mail in ready.mails if "locked" in mail.subject) == told
+
+
+# -- number and class
+
+
+def test_a_project_has_the_number_that_the_customer_orders_by(world, configure):
+    configure(number=" 2026-117 ", classification=ProjectClass.BUS)
+    view = world.services.projects.get("Harbour", by=world.people["vera"])
+    assert (view.number, view.classification) == ("2026-117", ProjectClass.BUS)
+    assert "number: none -> 2026-117; class: unspecified -> bus" in newest_audit(world).detail
+
+
+def test_who_changes_the_mailbox_only_leaves_number_and_class(world, configure):
+    configure(number="2026-117", classification=ProjectClass.BUS)
+    project = configure(audit_mailbox="other@example.org")
+    assert (project.number, project.classification) == ("2026-117", ProjectClass.BUS)
+
+
+def test_two_projects_never_have_one_number(world, configure):
+    configure(number="2026-117")
+    assert refused(ConflictError, configure, "Hills", number="2026-117") == "number-taken"
+    assert configure(number="2026-117").number == "2026-117"
+    assert configure("Hills", number="").number == configure("Valley", number="").number == ""
+
+
+def test_a_new_number_voids_no_code(ready, configure):
+    task = ready.create(1, auditor="")
+    configure(number="2026-118", classification=ProjectClass.STORAGE)
+    assert not ready.detail(task).code.is_void
+
+
+@pytest.mark.parametrize("number", ["a b", "x" * 33, "7;8", "<7>"])
+def test_what_cannot_be_a_number_is_refused(configure, number):
+    assert refused(InvalidInputError, configure, number=number) == "bad-number"

@@ -15,6 +15,9 @@ class SqlProjects(Tables):
     def get(self, name: str, *, lock: bool = False) -> Project | None:
         return self._one(Project, select(t.project).where(t.project.c.name == name), lock=lock)
 
+    def with_number(self, number: str) -> Project | None:
+        return self._one(Project, select(t.project).where(t.project.c.number == number))
+
     def all(self) -> tuple[Project, ...]:
         return self._all(Project, select(t.project).order_by(t.project.c.name))
 
