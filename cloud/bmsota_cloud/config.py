@@ -10,7 +10,7 @@ import difflib
 import ipaddress
 import re
 import tomllib
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -19,7 +19,6 @@ from bmsota.errors import ConfigurationError
 from bmsota_cloud.services import LINKS_MAX, REPORT_KEEP_S_MIN
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 __all__ = ["REPORT_KEEP_DAYS_MIN", "ServeFile", "gateway_name", "load_config", "origin", "proxy"]
@@ -123,6 +122,15 @@ class ServeFile(BaseModel):
     smtp_tls: bool | None = None
 
 
+# By Pydantic's word for what is wrong.
+_EXPECTED = {
+    "bool_type": "expected true or false",
+    "int_type": "expected a whole number",
+    "list_type": "expected a list",
+    "literal_error": "expected {expected}",
+    "string_type": "expected a text",
+}
+
 _PATHS = frozenset(
     {
         "data",
@@ -156,14 +164,14 @@ def load_config(path: Path) -> dict[str, Any]:
     try:
         found = ServeFile.model_validate(content)
     except ValidationError as error:
-        raise ConfigurationError("\n".join(_faults(path, error, content))) from error
+        raise ConfigurationError("\n".join(_faults(path, error))) from error
     return {
         name: _from_folder(path.parent, value) if name in _PATHS else value
         for name, value in found.model_dump(exclude_none=True).items()
     }
 
 
-def _faults(path: Path, error: ValidationError, content: Mapping[str, Any]) -> list[str]:
+def _faults(path: Path, error: ValidationError) -> list[str]:
     known = [field.alias or name for name, field in ServeFile.model_fields.items()]
     lines = []
     for fault in error.errors(include_url=False):
@@ -172,10 +180,21 @@ def _faults(path: Path, error: ValidationError, content: Mapping[str, Any]) -> l
             near = difflib.get_close_matches(name, known, n=1)
             lines.append(f"{path}: {name}: no such setting" + (f"; did you mean {near[0]}?" if near else ""))
         else:
-            words = fault["msg"].removeprefix("Value error, ")
-            got = "" if "got " in words else f", got {content[name]!r}"
+            words = _EXPECTED.get(fault["type"]) or fault["msg"].removeprefix("Value error, ")
+            if fault["type"] in {"greater_than_equal", "less_than_equal"}:
+                words = "expected {ge} to {le}".format(**_limits(name))
+            words = words.format(**fault.get("ctx", {}))
+            got = "" if "got " in words else f", got {fault['input']!r}"[:200]
             lines.append(f"{path}: {name}: {words[:1].lower()}{words[1:]}{got}")
     return lines
+
+
+def _limits(name: str) -> dict[str, int]:
+    """The least and the most that a setting can be."""
+    (field,) = (field for field in ServeFile.model_fields.values() if field.alias == name)
+    (number,) = (part for part in get_args(field.annotation) if part is not type(None))
+    rules = get_args(number)[1].metadata
+    return {side: getattr(rule, side) for rule in rules for side in ("ge", "le") if hasattr(rule, side)}
 
 
 def _from_folder(folder: Path, value: str | list[str]) -> str | list[str]:
