@@ -8,6 +8,7 @@ Times are ISO 8601 with a zone. Who asks is known before the body is read: a str
 # FastAPI reads the annotations of its endpoints at run time, so this module has no `from __future__ import annotations`.
 
 from collections.abc import Callable, Coroutine, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 from fastapi import Depends, Path, Query, Request, Response
@@ -15,7 +16,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, field_validator
 
 from bmsota_cloud.domain.accounts import Account, Permission, require
 from bmsota_cloud.domain.errors import (
@@ -47,6 +48,7 @@ __all__ = [
     "Id",
     "PageOut",
     "Paging",
+    "Time",
     "Token",
     "api_route_class",
     "for_strangers",
@@ -131,6 +133,17 @@ def _refusal(refusal: CloudError) -> JSONResponse:
         headers["Retry-After"] = str(refusal.retry_after_s)
     content = {"error": refusal.code, "detail": str(refusal)}
     return JSONResponse(content, status_code=STATUSES[type(refusal)], headers=headers)
+
+
+def _expect_text(value: Any) -> Any:
+    """Pydantic takes numbers for seconds since 1970, which nobody who writes "2026" means."""
+    if not isinstance(value, str) or value.replace(".", "", 1).lstrip("+-").isdigit():
+        raise ValueError(f"expected a time as 2026-11-30T08:00:00Z, got {str(value)[:40]!r}")
+    return value
+
+
+Time = Annotated[datetime, BeforeValidator(_expect_text)]
+"""A time that comes in; its zone is looked at by the route, which knows its name."""
 
 
 class ApiOut(BaseModel):

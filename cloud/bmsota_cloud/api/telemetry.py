@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from bmsota_cloud.api.common import ApiOut, By, PageOut, Paging
+from bmsota_cloud.api.common import ApiOut, By, PageOut, Paging, Time
 from bmsota_cloud.domain.errors import InvalidInputError
 from bmsota_cloud.domain.telemetry import EventKind
 
@@ -68,7 +68,7 @@ def add_telemetry_routes(router: APIRouter, services: "Services") -> None:
         return services.vehicles.detail(vin, by=by).state
 
     @router.get("/vehicles/{vin}/reports", response_model=ReportsOut)
-    def reports(vin: str, by: By, paging: Paging, since: datetime | None = None, until: datetime | None = None) -> Any:
+    def reports(vin: str, by: By, paging: Paging, since: Time | None = None, until: Time | None = None) -> Any:
         _check_times(since, until)
         return services.telemetry.reports(vin, paging, by=by, since=since, until=until)
 
@@ -77,8 +77,8 @@ def add_telemetry_routes(router: APIRouter, services: "Services") -> None:
         vin: str,
         by: By,
         paging: Paging,
-        since: datetime | None = None,
-        until: datetime | None = None,
+        since: Time | None = None,
+        until: Time | None = None,
         kind: Annotated[list[str] | None, Query()] = None,
     ) -> Any:
         _check_times(since, until)

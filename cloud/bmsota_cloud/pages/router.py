@@ -4,6 +4,7 @@
 
 import json
 from collections.abc import Callable, Coroutine
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -14,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match
 from starlette.staticfiles import StaticFiles
 
 from bmsota_cloud.domain.errors import (
@@ -68,6 +70,7 @@ _UNROUTED = {
     404: ("Not found", "no-such-address", "There is nothing at {address}."),
     405: ("Not possible", "wrong-method", "{address} cannot be asked with {method}."),
 }
+_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 # Wrong fields that are named in one answer.
 _WRONG_NAMED_MAX = 5
 _WRONG_LENGTH_MAX = 300
@@ -108,6 +111,8 @@ def add_error_pages(app: FastAPI, services: "Services", settings: "PlatformSetti
         title, code, text = _UNROUTED.get(error.status_code, ("Refused", "refused", str(error.detail)))
         text = text.format(address=request.url.path[:200], method=request.method)
         headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(_methods(request))
         if not _wants_page(request):
             return JSONResponse({"error": code, "detail": text}, error.status_code, headers=headers)
         page = await run_in_threadpool(_explain, site, request, error.status_code, text, title=title)
@@ -129,6 +134,17 @@ def add_error_pages(app: FastAPI, services: "Services", settings: "PlatformSetti
         if not _wants_page(request):
             return JSONResponse({"error": "internal", "detail": text}, 500)
         return _show_refusal(site, None, 500, text, title="Internal error")
+
+
+def _methods(request: Request) -> list[str]:
+    """All that the address can be asked with (RFC 9110, section 10.2.1); a route knows only its own method."""
+    routes: list[BaseRoute] = request.app.routes
+
+    def is_routed(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in routes)
+
+    return [method for method in _METHODS if is_routed(method)]
 
 
 def _validation_text(error: RequestValidationError) -> str:

@@ -366,6 +366,21 @@ def test_a_time_without_a_zone_is_refused(world, client, bearer):
         assert (answer.status_code, answer.json()["error"]) == (422, "bad-time")
 
 
+@pytest.mark.parametrize("word", ["0.5", "2026", "-1", "soon"])
+def test_what_is_no_time_is_refused(world, client, bearer, word):
+    vin = world.register(1)
+    answer = client.get(f"{API}/vehicles/{vin}/events?until={word}", headers=bearer("vera"))
+    assert answer.status_code == 422
+    assert "query.until: " in answer.json()["detail"]
+
+
+def test_a_wrong_method_is_told_with_all_the_right_ones(client, bearer):
+    vera = bearer("vera")
+    for path, methods in (("tasks", "GET, POST"), ("tasks/7", "GET, PATCH"), ("audit", "GET")):
+        answer = client.request("DELETE", f"{API}/{path}", headers=vera)
+        assert (answer.status_code, answer.headers["allow"]) == (405, methods)
+
+
 def test_a_kind_of_events_that_there_is_not_is_refused(world, client, bearer):
     vin = world.register(1)
     answer = client.get(f"{API}/vehicles/{vin}/events?kind=checkpoint", headers=bearer("vera"))
