@@ -223,7 +223,7 @@ FLOORS = (
     {"checksums", "canframe", "compression"},
     {"_needs_can", "_needs_trust"},
     {"_extras"},
-    {"errors"},
+    {"errors", "_words"},
 )
 
 

@@ -25,6 +25,7 @@ from enum import Enum
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, cast
 
+from bmsota._words import counted
 from bmsota.errors import BmsotaError, ConfigurationError, FrameError
 from bmsota.gbt32960 import BEIJING, FrameReader, FrameReceived, decode
 
@@ -418,7 +419,7 @@ def _drain(reader: FrameReader, place: str, time_ns: int | None = None, link: st
         if isinstance(event, FrameReceived):
             yield FoundFrame(where, event.raw, event.frame, time_ns=time_ns, link=link)
         else:
-            error = f"{len(event.data)} bytes discarded: {event.reason}"
+            error = f"{counted(len(event.data), 'byte')} discarded: {event.reason}"
             yield FoundFrame(where, event.data, error=error, time_ns=time_ns, link=link)
 
 
@@ -457,7 +458,7 @@ def _from_capture(path: str, options: FrameSourceOptions, summary: ReadSummary) 
                 direction = directions[link] = _Direction()
             found: list[FoundFrame] = []
             if piece.missing_size_bytes:
-                missing = f"{piece.missing_size_bytes} bytes are missing from the capture"
+                missing = f"the capture lacks {counted(piece.missing_size_bytes, 'byte')} here"
                 found.append(FoundFrame(link, b"", error=missing, time_ns=piece.time_ns, link=link))
             direction.reader.receive_data(piece.data)
             if piece.is_end:

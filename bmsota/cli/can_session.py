@@ -9,10 +9,10 @@ import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from bmsota._words import counted
 from bmsota.adapters.clock import steady_clock
 from bmsota.cli.fault_table import FaultError, FlashFault
 from bmsota.cli.faults import say
-from bmsota.cli.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

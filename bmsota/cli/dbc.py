@@ -20,8 +20,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from bmsota._words import counted
 from bmsota.adapters.files import load_dbc, packaged_dbc, packaged_dbc_names
-from bmsota.cli.terminal import counted
 from bmsota.errors import BmsotaError
 from bmsota.signals import Severity, loads
 
@@ -336,7 +336,9 @@ def _summary(log: CanLog, name: str, tally: _Tally, protection: ProtectionCounts
         can_id = f"{message.can_id:08X}" if message.is_extended_id else f"{message.can_id:03X}"
         _say(f"{name}: {can_id} {message.name}: {counted(count, 'frame')} with {each.reason}")
     if len(tally.misfits) > _MISFITS_SHOWN:
-        _say(f"{name}: and {len(tally.misfits) - _MISFITS_SHOWN} more kinds of frames that do not match their message")
+        _say(
+            f"{name}: and {counted(len(tally.misfits) - _MISFITS_SHOWN, 'more kind')} of frames that do not match their message"
+        )
     for line in protection.lines():
         _say(f"{name}: {line}")
     for fault, count in tally.transport_faults.most_common():
@@ -346,7 +348,8 @@ def _summary(log: CanLog, name: str, tally: _Tally, protection: ProtectionCounts
     for part in log.skipped_parts:
         _say(f"{name}: skipped {part.place}: {part.reason}")
     if log.skipped > len(log.skipped_parts):
-        _say(f"{name}: skipped {log.skipped - len(log.skipped_parts)} more lines or parts")
+        more = counted(log.skipped - len(log.skipped_parts), f"more {_noun_of_parts(log)}")
+        _say(f"{name}: skipped {more}")
     if log.fault:
         _say(f"{name}: {log.fault}")
     has_losses = bool(tally.misfits or tally.transport_faults or log.skipped or log.fault)
@@ -363,9 +366,13 @@ def _counts_line(frames: str, always: Mapping[str, int], counts: Mapping[str, in
     parts += [counted(log.remote_frames, "remote frame")] if log.remote_frames else []
     parts += [counted(log.error_frames, "error frame")] if log.error_frames else []
     if log.skipped:
-        is_text = log.skipped_parts[0].place.startswith("line")
-        parts.append(f"{counted(log.skipped, 'line' if is_text else 'part')} skipped")
+        parts.append(f"{counted(log.skipped, _noun_of_parts(log))} skipped")
     return "; ".join(parts)
+
+
+def _noun_of_parts(log: CanLog) -> str:
+    """What a log that has skipped something consists of."""
+    return "line" if log.skipped_parts[0].place.startswith("line") else "part"
 
 
 def _say(text: str) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from bmsota._words import counted
 from bmsota.adapters.clock import steady_clock
 from bmsota.cli.bus_options import bus_choice, make_profile, wire_ceiling
 from bmsota.cli.can_session import CanSession, Interrupt, fault_of_transfer
@@ -53,7 +54,7 @@ from bmsota.cli.selection import (
     parse_positions,
     parse_targets,
 )
-from bmsota.cli.terminal import confirm, counted, lost_output, tell, terminal_width, unfailing_output
+from bmsota.cli.terminal import confirm, lost_output, tell, terminal_width, unfailing_output
 from bmsota.cli.waiting import kept_awake, parse_wait, wait_for_pack
 from bmsota.errors import ConfigurationError, LocalProtocolError, TransferError
 from bmsota.flashing import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from bmsota._words import counted
 from bmsota.cli.fault_table import OPTION_OF_CHECK
-from bmsota.cli.terminal import counted
 from bmsota.flashing import Action, TargetStatus, Verdict, class_text, node_words
 from bmsota.node import FAILURES, Capability
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from bmsota._words import counted
 from bmsota.adapters.clock import steady_clock
 from bmsota.boot import SlotState
 from bmsota.cli.bus_options import BusOptions, bus_choice, make_profile
@@ -30,7 +31,7 @@ from bmsota.cli.selection import (
     parse_positions,
     parse_targets,
 )
-from bmsota.cli.terminal import confirm, counted, tell, terminal_width, unfailing_output
+from bmsota.cli.terminal import confirm, tell, terminal_width, unfailing_output
 from bmsota.cli.waiting import Wait, parse_wait, wait_for_pack
 from bmsota.errors import LocalProtocolError, TransferError
 from bmsota.flashing import (

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from bmsota.cli.terminal import counted
+from bmsota._words import counted
 from bmsota.signals import E2EChecker, E2EStatus
 
 if TYPE_CHECKING:

@@ -20,13 +20,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from bmsota._words import counted
 from bmsota.adapters.frame_sources import FoundFrame, ReadSummary
 from bmsota.adapters.tcp import TcpLink, wait
 from bmsota.adapters.tls import client_context
 from bmsota.cli.decode import json_line, json_of
 from bmsota.cli.frame_input import FrameInputOptions, read_frames
 from bmsota.cli.options import takes
-from bmsota.cli.terminal import counted, forgiving_output
+from bmsota.cli.terminal import forgiving_output
 from bmsota.errors import ConfigurationError, TransferError
 from bmsota.gbt32960 import Command, FrameReader, FrameReceived, ReplyFlag, nanoseconds
 
@@ -204,7 +205,7 @@ class Replay:
             else:
                 self._lose(
                     key,
-                    f"the platform closed the connection after {vehicle.sent} frame{'' if vehicle.sent == 1 else 's'}",
+                    f"the platform closed the connection after {counted(vehicle.sent, 'frame')}",
                 )
         return bool(heard)
 
@@ -213,7 +214,9 @@ class Replay:
             place = f"< {key}" if key else "<"
             if not isinstance(event, FrameReceived):
                 self.faults += 1
-                self._tell(FoundFrame(place, event.data, error=f"{len(event.data)} bytes discarded: {event.reason}"))
+                self._tell(
+                    FoundFrame(place, event.data, error=f"{counted(len(event.data), 'byte')} discarded: {event.reason}")
+                )
                 continue
             flag = event.frame.reply_flag
             if flag == ReplyFlag.COMMAND:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "confirm",
-    "counted",
     "forgiving_output",
     "lost_output",
     "tell",
@@ -30,11 +29,6 @@ __all__ = [
 # How long a Ctrl-C that arrives just as we begin to wait may go unnoticed.
 LOOK_S = 0.1
 _ANSWERS = {"y": True, "yes": True, "n": False, "no": False, "": False}
-
-
-def counted(count: int, noun: str) -> str:
-    """As "1 node" or "3 nodes"."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def confirm(question: str) -> bool:

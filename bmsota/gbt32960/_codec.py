@@ -14,6 +14,7 @@ from dataclasses import replace
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
+from bmsota._words import counted
 from bmsota.checksums import bcc_xor
 from bmsota.errors import FrameError, LocalProtocolError
 from bmsota.gbt32960._bodies import InvalidTail, RawBody, Signature, UserDefined
@@ -138,7 +139,7 @@ def _extension_body(layout: Layout) -> Decoder:
             return found, stop
         value, last = read(data, at + 4, stop)  # Behind length and mark.
         if last != stop:
-            received = f"{stop - last} more bytes"
+            received = counted(stop - last, "more byte")
             raise FrameError(layout.label, expected="the end of the body", received=received, offset=last)
         return value, stop
 
@@ -149,7 +150,7 @@ def _signature(data: bytes, at: int, end: int) -> tuple[Signature, int]:
     """The last body of a signed report: what came behind it would not be signed."""
     found, stop = decoder(SIGNATURE_2025)(data, at, end)
     if stop != end:
-        received = f"{end - stop} more bytes"
+        received = counted(end - stop, "more byte")
         raise FrameError(SIGNATURE_2025.label, expected="the end of the report", received=received, offset=stop)
     return found, stop
 
@@ -217,7 +218,7 @@ def _decode_layout(layout: Layout, data: bytes, at: int, end: int) -> Message:
     message: Message
     message, stop = decoder(layout)(data, at, end)
     if stop != end:
-        received = f"{end - stop} more bytes"
+        received = counted(end - stop, "more byte")
         raise FrameError(layout.label, expected="the end of the data unit", received=received, offset=stop)
     return message
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bmsota._words import counted
 from bmsota.errors import FrameError, LocalProtocolError
 from bmsota.gbt32960._enums import Sentinel
 from bmsota.gbt32960._fields import Field, Text, sentinel_raws
@@ -88,7 +89,9 @@ def decode_values(edition: Edition, data: bytes, at: int, end: int) -> Parameter
         else:
             items.append(Parameter(parameter_id, _exact(raw) if isinstance(row, int) else text_of(raw)))
     if at != end:
-        raise FrameError("parameters", expected=f"{count} items", received=f"{end - at} more bytes", offset=at)
+        raise FrameError(
+            "parameters", expected=counted(count, "item"), received=counted(end - at, "more byte"), offset=at
+        )
     if count > _COUNT_MAX:
         return ParameterValues(time, sentinel_raws(1)[count])
     return ParameterValues(time, tuple(items), count)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from bmsota._words import counted
 from bmsota.errors import FrameError, LocalProtocolError
 from bmsota.gbt32960._enums import Sentinel
 from bmsota.gbt32960._fields import (
@@ -40,7 +41,7 @@ def values_in(layout: Layout, value: Any) -> tuple[Any, ...]:
 
 def short(where: str, at: int, size: int, end: int) -> FrameError:
     """The error for a body that ends too early: *size* bytes were needed at *at*."""
-    return FrameError(where, expected=f"{size} more bytes", received=f"{end - at}", offset=at)
+    return FrameError(where, expected=counted(size, "more byte"), received=f"{end - at}", offset=at)
 
 
 def time_of(raw: bytes, at: int) -> datetime:
@@ -71,7 +72,7 @@ def bytes_of_text(where: str, text: str, size_bytes: int, padding: bytes = b"\0"
         msg = f"{where}: expected text, got {text!r}"
         raise LocalProtocolError(msg) from None
     if len(raw) > size_bytes:
-        msg = f"{where}: expected at most {size_bytes} bytes, got {len(raw)} ({text!r})"
+        msg = f"{where}: expected at most {counted(size_bytes, 'byte')}, got {len(raw)} ({text!r})"
         raise LocalProtocolError(msg)
     return raw.ljust(size_bytes, padding)
 
@@ -144,7 +145,7 @@ def _bytes_of_code_table(row: CodeTable, where: str, value: Any, *, strict: bool
     count, length, codes = value
     count_max, length_max = (row.count_max, row.length_max) if strict else (255, 255)
     if not (0 <= count <= count_max and 0 <= length <= length_max):
-        expected = f"at most {count_max} subsystems with codes of at most {length_max} bytes"
+        expected = f"at most {count_max} subsystems with codes of at most {counted(length_max, 'byte')}"
         msg = f"{where}: expected {expected}, got {count} of {length}"
         raise LocalProtocolError(msg)
     if len(codes) != (count if length else 0):

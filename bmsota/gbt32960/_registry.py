@@ -23,6 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from bmsota._words import counted
 from bmsota.errors import FrameError, LocalProtocolError
 from bmsota.gbt32960._bodies import RawBody, UnsizedBody, UserDefined
 from bmsota.gbt32960._compile import decoder, encoder
@@ -200,7 +201,7 @@ def _decoder_of(codec: BodyCodec) -> Decoder:
             stop = body_end(codec, data, at, end)
         value, last = read(data, at, stop)
         if last != stop:
-            received = f"{stop - last} more bytes"
+            received = counted(stop - last, "more byte")
             raise FrameError(label, expected="the end of the body", received=received, offset=last)
         return value, stop
 

@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import cbor2
 
+from bmsota._words import counted
+
 COSE_SIGN1_TAG: Final = 18
 
 # Our deepest document is map, array, map, array (a version); the rest is room for one more idea.
@@ -88,7 +90,7 @@ def _walk(data: bytes, start: int) -> None:
             missing.append(argument * (major - 3))
             is_map.append(major == 5)
     if offset != len(data):
-        raise CborError(f"expected the end, got {len(data) - offset} more bytes (offset {offset})")
+        raise CborError(f"expected the end, got {counted(len(data) - offset, 'more byte')} (offset {offset})")
 
 
 def _head(data: bytes, offset: int) -> tuple[int, int, int]:

@@ -15,6 +15,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 
+from bmsota._words import counted
 from bmsota.signals._database import DbcFault, Severity
 from bmsota.signals._plan import ByteOrder, shift_of
 from bmsota.signals._statements import Statement, split
@@ -219,7 +220,7 @@ class _Checker:
             reason = _name_fault(name)
         elif length > SIZE_BYTES_MAX and not is_long:
             size = J1939_SIZE_BYTES_MAX if number & EXTENDED_FLAG else SIZE_BYTES_MAX
-            reason = f"expected at most {size} data bytes, got {length} ({name})"
+            reason = f"expected at most {counted(size, 'data byte')}, got {length} ({name})"
         elif number in self.messages:
             reason = f"duplicate id {number}, already used by {self.messages[number].name} ({name})"
         elif number >> 32 or (number & EXTENDED_FLAG and number & ~EXTENDED_FLAG >= 1 << 29):
@@ -276,7 +277,7 @@ class _Checker:
         elif length == 0:
             reason = f"expected at least 1 bit, got 0 ({where})"
         elif not _fits(start, length, big_endian=order == "0", size_bytes=message.length):
-            reason = f"expected all bits inside {message.length} bytes, got start {start} length {length} ({where})"
+            reason = f"expected all bits inside {counted(message.length, 'byte')}, got start {start} length {length} ({where})"
         elif _overflows(float(match[7]), float(match[8]), length):
             reason = f"expected values that a double can hold, got scale {match[7]} and offset {match[8]} ({where})"
         if reason:
@@ -544,7 +545,7 @@ class _Checker:
                 below = [each for each in message.signals.values() if each.parent is None and each.mark[1:].isdigit()]
                 is_alone = not any(each.is_multiplexer for each in message.signals.values())
                 lost = below if is_alone else []
-                count = f"; {len(lost)} signals that may depend on it are left out as well" if lost else ""
+                count = f"; also left out: {counted(len(lost), 'signal')} that may depend on it" if lost else ""
                 self.error(
                     signal.line,
                     f"{signal.mark} without a number, and no SG_MUL_VAL_ for it ({message.name}.{signal.name}){count}",

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from bmsota._words import counted
 from bmsota.adapters.canlogs._frames import EXTENDED_ID_MAX, STANDARD_ID_MAX, FrameKind, LogFrame
 
 if TYPE_CHECKING:
@@ -129,14 +130,14 @@ class BlfReader:
         if self._rest:
             self._stream(b"", frames, is_end=True)
         size = self._offset
-        counted = f"{self._objects} of {self._objects_expected} objects read"
+        progress = f"{self._objects} of {self._objects_expected} objects read"
         is_short = self._objects < self._objects_expected
         if size < self._file_size_bytes:
             self._notes.break_off(
-                f"the log breaks off after {size} of {self._file_size_bytes} bytes{f' ({counted})' if is_short else ''}"
+                f"the log breaks off after {size} of {self._file_size_bytes} bytes{f' ({progress})' if is_short else ''}"
             )
         elif is_short:
-            self._notes.break_off(f"objects are missing: {counted}")
+            self._notes.break_off(f"objects are missing: {progress}")
         elif self._cut_at:
             self._notes.break_off("the log breaks off inside an object")
         return frames
@@ -173,7 +174,7 @@ class BlfReader:
             is_container = kind == _LOG_CONTAINER
             least = _OBJECT_BASE.size + (_CONTAINER.size if is_container else 0)
             if not least <= size <= OBJECT_SIZE_BYTES_MAX or not _OBJECT_BASE.size <= header_size <= size:
-                self._lose(f"offset {self._offset + position}", f"an object of {size} bytes")
+                self._lose(f"offset {self._offset + position}", f"an object of {counted(size, 'byte')}")
                 position += len(_OBJECT)
                 continue
             end = position + size
@@ -310,12 +311,12 @@ class BlfReader:
             # Other objects may have shorter headers.
             least = _OBJECT_BASE.size if bound is None else _HEADER_SIZE_BYTES.get(version, _OBJECT_BASE.size)
             if not least <= header_size <= size <= OBJECT_SIZE_BYTES_MAX:
-                self._lose_object(f"an object of {size} bytes")
+                self._lose_object(f"an object of {counted(size, 'byte')}")
                 position += len(_OBJECT)
                 continue
             end = position + size
             if bound is not None and size - header_size > bound:
-                self._lose_object(f"an object of type {kind} with {size} bytes")
+                self._lose_object(f"an object of type {kind} with {counted(size, 'byte')}")
                 position += len(_OBJECT)
                 continue
             if end > size_all:
@@ -327,7 +328,7 @@ class BlfReader:
                 position += len(_OBJECT)
                 continue
             if bound is None and not _is_followed(data, end):
-                self._lose_object(f"an object of {size} bytes that no object follows")
+                self._lose_object(f"an object of {counted(size, 'byte')} that no object follows")
                 position += len(_OBJECT)
                 continue
             if not self._take(data, position, version, size, kind, frames):

@@ -45,7 +45,7 @@ def test_every_fault_is_a_line_and_the_code_is_1(tmp_path):
     result, path = check(tmp_path, CLEAN + ' SG_ T : 4|8@1+ (1,0) [0|0] "" A\nBO_ 1 Again: 1 A\nCM_ BO_ 9 "lost";\n')
     assert result.exit_code == 1
     assert result.output.splitlines() == [
-        f"{path}:3: error: expected all bits inside 1 bytes, got start 4 length 8 (Good.T)",
+        f"{path}:3: error: expected all bits inside 1 byte, got start 4 length 8 (Good.T)",
         f"{path}:4: error: duplicate id 1, already used by Good (Again)",
         f"{path}:5: warning: no message with id 9 (CM_)",
         f"{path}: 1 message, 1 signal loaded; 2 errors, 1 warning",

@@ -335,16 +335,18 @@ def test_a_log_of_remote_and_error_frames_is_a_result(tmp_path, dbc):
     assert result.stderr == f"{log}: 0 frames; 0 decoded; 2 error frames\n"
 
 
-def test_strange_lines_are_skipped_counted_and_shown(tmp_path, dbc):
+@pytest.mark.parametrize(("lines", "more"), [(6, "1 more line"), (7, "2 more lines")])
+def test_strange_lines_are_skipped_counted_and_shown(tmp_path, dbc, lines, more):
     log = tmp_path / "drive.log"
-    log.write_text("(1.0) can0 100#E80D0100\n" + "write: No buffer space available\n" * 7 + "(2.0) can0 100#E80D0100\n")
+    strange = "write: No buffer space available\n" * lines
+    log.write_text(f"(1.0) can0 100#E80D0100\n{strange}(2.0) can0 100#E80D0100\n")
     result = decode(log, dbc)
     assert result.exit_code == 1
     assert len(result.stdout.splitlines()) == 2
     assert result.stderr.splitlines() == [
-        f"{log}: 2 frames; 2 decoded; 7 lines skipped",
+        f"{log}: 2 frames; 2 decoded; {lines} lines skipped",
         *(f"{log}: skipped line {number}: write: No buffer space available" for number in range(2, 7)),
-        f"{log}: skipped 2 more lines or parts",
+        f"{log}: skipped {more}",
     ]
 
 

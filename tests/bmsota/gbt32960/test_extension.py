@@ -198,7 +198,7 @@ def test_what_is_no_block_stays_what_any_answer_is():
     ("tail", "named"),
     [
         (b"\x00\x03\xd2\x84", "0xC4 block reply.data: expected 3 more bytes, got 2"),
-        (b"\x00\x01\xd2\x84", "0xC4 block reply: expected the end of the data unit, got 1 more bytes"),
+        (b"\x00\x01\xd2\x84", "0xC4 block reply: expected the end of the data unit, got 1 more byte"),
         (b"\x00\x00\xd2\x84", "a length from 1 to 32768, got 0"),
         (b"\x80\x01" + bytes(32769), "a length from 1 to 32768, got 32769"),
     ],

@@ -78,13 +78,13 @@ def test_values_may_be_sentinels():
     ("unit", "named"),
     [
         (TIME, "7 bytes|7 more bytes"),
-        (TIME + b"\x01", "item 1 of 1: expected 1 more bytes"),
+        (TIME + b"\x01", "item 1 of 1: expected 1 more byte"),
         (TIME + b"\x02\x10\x01", "item 2 of 2"),
         (TIME + b"\x01\x01\x00", "parameter 0x01: expected 2 more bytes, got 1"),
         (TIME + b"\x01\x05abc", "its length, parameter 0x04, earlier in the list"),
         (TIME + b"\x02\x04\x05\x05abc", "parameter 0x05: expected 5 more bytes, got 3"),
-        (TIME + b"\x01\x10\x01\x00", "expected 1 items, got 1 more bytes"),
-        (TIME + b"\xff\x00", "1 more bytes"),
+        (TIME + b"\x01\x10\x01\x00", "expected 1 item, got 1 more byte"),
+        (TIME + b"\xff\x00", "1 more byte"),
     ],
 )
 def test_lists_that_are_wrong_are_refused(unit, named):
@@ -98,7 +98,7 @@ def test_queries_that_are_wrong_are_refused():
     assert decoded(TIME + b"\x01\x10\x01", command=0x80) == ParameterValues.build(NOW, {0x10: 1})
     with pytest.raises(FrameError, match="no ids behind a sentinel"):
         decoded(TIME + b"\xff\x01", command=0x80)
-    with pytest.raises(FrameError, match="more bytes"):
+    with pytest.raises(FrameError, match="more byte"):
         decoded(TIME + b"\x02\x01\x02\x03", command=0x80)
     for unit in (b"", TIME, TIME + b"\x02\x01"):
         with pytest.raises(FrameError):

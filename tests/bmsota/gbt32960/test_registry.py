@@ -199,7 +199,7 @@ def test_a_registry_that_could_not_work_is_refused(codecs, named):
     ("unit", "named"),
     [
         ("85 0006 02 016d 03 0102", "heater.names: expected 3 more bytes, got 2"),
-        ("85 0008 02 016d 03 010203 00", "heater: expected the end of the body, got 1 more bytes"),
+        ("85 0008 02 016d 03 010203 00", "heater: expected the end of the body, got 1 more byte"),
         ("85 00", "user-defined"),
         ("81 00", "body 0x81: expected 40 more bytes, got 1"),
         ("90", "bytes that tell the body's size"),

@@ -375,7 +375,7 @@ def test_a_bare_mark_is_multiplexed_by_what_the_ranges_say():
 def test_a_bare_mark_that_nothing_explains_is_one_fault():
     database = loads(BARE)
     assert [str(fault) for fault in database.faults] == [
-        "line 2: error: m without a number, and no SG_MUL_VAL_ for it (Motor_2.Code); 2 signals that may depend on it are left out as well"
+        "line 2: error: m without a number, and no SG_MUL_VAL_ for it (Motor_2.Code); also left out: 2 signals that may depend on it"
     ]
     assert database["Motor_2"].decode(b"\x85\x07" + bytes(6)) == {"Temp": 7}
     alone = loads(BARE.replace("Code m ", "Code M ").replace("Begr m1", "Begr m"))
