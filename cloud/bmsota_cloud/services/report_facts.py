@@ -22,6 +22,8 @@ from bmsota.gbt32960 import (
     CellVoltages,
     CellVoltages2025,
     FaultChanges,
+    Position,
+    Position2025,
     ProbeTemperatures,
     ProbeTemperatures2025,
     Sentinel,
@@ -98,6 +100,8 @@ def _is_left(part: Part, newer: Sequence[Coverage]) -> bool:
     return not ranges or at < part.stop
 
 
+Place = tuple[float, float, bool]
+"""Latitude and longitude in degrees (north and east are positive), and whether the unit calls them valid."""
 Faults = tuple["tuple[int, ...] | None", ...]
 """The codes of each of `FAULT_LISTS`, sorted; None where the unit said it does not know."""
 
@@ -116,6 +120,8 @@ class Facts(NamedTuple):
     alarm_flags: int = 0
     faults: Faults | None = None
     changes: tuple[FaultChange, ...] = ()
+    position: Place | None = None
+    """None: the report has no position, or only one without numbers, or off the earth."""
 
 
 class ReportReader:
@@ -162,6 +168,7 @@ class ReportReader:
         kinds: set[str] = set()
         parts: list[Part] = []
         vehicle: VehicleData | VehicleData2025 | None = None
+        position: Position | Position2025 | None = None
         alarms: list[Alarms | Alarms2025] = []
         changes: list[FaultChange] = []
         for body in report.bodies:
@@ -170,6 +177,8 @@ class ReportReader:
                     vehicle = body
                 case Alarms() | Alarms2025():
                     alarms.append(body)
+                case Position() | Position2025():
+                    position = body
                 case FaultChanges():
                     changes += body.changes
                 case Signature():
@@ -188,6 +197,9 @@ class ReportReader:
                 soc_pct=_float(vehicle.soc_pct),
                 speed_kmh=_float(vehicle.speed_kmh),
             )
+        if position is not None:
+            place = _place(_float(position.latitude_deg), _float(position.longitude_deg), position.valid)
+            facts = facts._replace(position=place)
         if alarms:
             levels = [level for each in alarms if (level := _known(each.level_max)) is not None]
             flags = 0
@@ -231,6 +243,7 @@ class _Layout:
     def __init__(self, example: Report) -> None:
         self.kinds: set[str] = set()
         self.vehicle = ""
+        self.position = ""
         self.alarms: list[tuple[str, tuple[str, ...]]] = []
         """Of each alarm body its name, and the fault lists that have columns (the others said they do not know)."""
         self.parts: list[tuple[str, str]] = []
@@ -250,6 +263,8 @@ class _Layout:
             self.kinds.add(body_name(body))
             if isinstance(body, VehicleData | VehicleData2025):
                 self.vehicle = name
+            if isinstance(body, Position | Position2025):
+                self.position = name
             if isinstance(body, Alarms | Alarms2025):
                 self.alarms.append((name, tuple(f"{name}.{each}_faults" for each in FAULT_LISTS)))
         self.frozen_kinds = frozenset(self.kinds)
@@ -284,6 +299,10 @@ class _Layout:
         faults: Any = nothing
         if self.alarms:
             levels, flags, faults = self._alarms(group, count)
+        places: Any = nothing
+        if name := self.position:
+            coordinates = (_numbers(values[f"{name}.{axis}_deg"]) for axis in ("latitude", "longitude"))
+            places = map(_place, *coordinates, values[f"{name}.valid"].tolist())
         vehicles, alarms = repeat(bool(self.vehicle), count), repeat(bool(self.alarms), count)
         columns = (
             coverages,
@@ -297,6 +316,7 @@ class _Layout:
             flags,
             faults,
             repeat((), count),
+            places,
         )
         return map(Facts._make, zip(*columns, strict=True))
 
@@ -371,6 +391,13 @@ def _numbers(column: Any) -> list[Any]:
     if (column == column).all():  # noqa: PLR0124
         return numbers
     return [each if each == each else None for each in numbers]  # noqa: PLR0124
+
+
+def _place(latitude_deg: float | None, longitude_deg: float | None, valid: bool) -> Place | None:
+    if latitude_deg is None or longitude_deg is None or abs(latitude_deg) > 90 or abs(longitude_deg) > 180:
+        return None
+    # The wire has millionths of a degree: a tenth of a metre.
+    return round(latitude_deg, 6), round(longitude_deg, 6), bool(valid)
 
 
 def _integers(column: Any) -> list[int | None]:
