@@ -48,6 +48,35 @@ class ReportsOut(PageOut[ReportOut]):
     ]
 
 
+class RecordOut(ApiOut):
+    vin: str
+    reported_at: datetime
+    received_at: datetime
+    is_backfill: bool
+    is_time_plausible: bool
+    fault: str
+    vehicle_state: int | str | None
+    charging_state: int | str | None
+    speed_kmh: float | str | None
+    odometer_km: float | str | None
+    soc_pct: float | str | None
+    total_voltage_v: float | str | None
+    total_current_a: float | str | None
+    cell_voltage_max_v: float | str | None
+    cell_voltage_min_v: float | str | None
+    temperature_max_c: float | str | None
+    temperature_min_c: float | str | None
+    alarm_level: int | str | None
+    gap_s: Annotated[
+        int | None,
+        Field(description="Seconds without a report before this one, if that is more than three periods of 30 s."),
+    ]
+
+
+class RecordsOut(PageOut[RecordOut]):
+    unreadable: int
+
+
 class EventOut(ApiOut):
     vin: str
     at: datetime
@@ -71,6 +100,11 @@ def add_telemetry_routes(router: APIRouter, services: "Services") -> None:
     def reports(vin: str, by: By, paging: Paging, since: Time | None = None, until: Time | None = None) -> Any:
         _check_times(since, until)
         return services.telemetry.reports(vin, paging, by=by, since=since, until=until)
+
+    @router.get("/vehicles/{vin}/records", response_model=RecordsOut)
+    def records(vin: str, by: By, paging: Paging, since: datetime | None = None, until: datetime | None = None) -> Any:
+        _check_times(since, until)
+        return services.records.page(vin, paging, by=by, since=since, until=until)
 
     @router.get("/vehicles/{vin}/events", response_model=PageOut[EventOut])
     def events(

@@ -43,6 +43,8 @@ class Permission(StrEnum):
     """A named act."""
 
     VEHICLE_READ = "vehicle.read"
+    VEHICLE_EXPORT = "vehicle.export"
+    """Take reports of many vehicles away as a file."""
     VEHICLE_REGISTER = "vehicle.register"
     REFUSAL_READ = "refusal.read"
     """What was refused at the gateway, strangers and their addresses included."""
@@ -91,10 +93,11 @@ _READ = frozenset(
 
 ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
     # Tasks name people, mailboxes and other customers' vehicles; what was upgraded in an own vehicle is in its history.
-    Role.CUSTOMER: frozenset({Permission.VEHICLE_READ}),
+    Role.CUSTOMER: frozenset({Permission.VEHICLE_READ, Permission.VEHICLE_EXPORT}),
     Role.VIEWER: _READ,
     Role.OPERATOR: _READ
     | {
+        Permission.VEHICLE_EXPORT,
         Permission.VEHICLE_REGISTER,
         Permission.REFUSAL_READ,
         Permission.RELEASE_UPLOAD,
@@ -109,6 +112,7 @@ ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
     # An administrator keeps the platform running and says where codes go; therefore it never enters one.
     Role.ADMINISTRATOR: _READ
     | {
+        Permission.VEHICLE_EXPORT,
         Permission.VEHICLE_REGISTER,
         Permission.REFUSAL_READ,
         Permission.RELEASE_UPLOAD,

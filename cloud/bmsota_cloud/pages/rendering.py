@@ -16,7 +16,7 @@ from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES, task_key
 from bmsota_cloud.domain.refusals import CAUSES
 from bmsota_cloud.domain.vehicles import node_name
 from bmsota_cloud.pages.history_view import node_changes
-from bmsota_cloud.pages.times import clock, duration, iso, offset, since, when
+from bmsota_cloud.pages.times import clock, duration, iso, offset, since, span, to_field, when
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -60,6 +60,8 @@ def _environment() -> Environment:
         iso=iso,
         masked=_masked,
         since=since,
+        span=span,
+        to_field=to_field,
         when=when,
     )
     # Reachable in blocks that are rendered alone, where a template's own imports are not.

@@ -37,6 +37,7 @@ from bmsota_cloud.pages.histories import add_history_pages
 from bmsota_cloud.pages.manage_accounts import add_manage_account_pages
 from bmsota_cloud.pages.ota_tasks import add_ota_task_pages
 from bmsota_cloud.pages.projects import add_project_pages
+from bmsota_cloud.pages.records import add_record_pages
 from bmsota_cloud.pages.refusals import add_refusal_pages
 from bmsota_cloud.pages.session import Visitor, with_retry_after
 from bmsota_cloud.pages.site import Site
@@ -92,6 +93,7 @@ def build_router(services: "Services", settings: "PlatformSettings", clock: "Clo
     add_vehicle_pages(router, site)
     add_telemetry_pages(router, site)
     add_history_pages(router, site)
+    add_record_pages(router, site)
     add_ota_task_pages(router, site)
     add_project_pages(router, site)
     add_refusal_pages(router, site)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
@@ -9,9 +10,9 @@ from markupsafe import Markup
 from bmsota.gbt32960 import BEIJING
 
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
+    from datetime import timedelta
 
-__all__ = ["ago", "clock", "duration", "iso", "offset", "since", "stamp", "when"]
+__all__ = ["ago", "clock", "duration", "from_field", "iso", "offset", "since", "span", "stamp", "to_field", "when"]
 
 # GB/T 32960 frames carry this zone, and so do the displays of the vehicles; two people comparing a page with a frame
 # must not have to calculate. A zone of the account comes with account settings.
@@ -67,3 +68,32 @@ def duration(seconds: int) -> str:
         if seconds >= size and seconds % size == 0:
             return f"{seconds // size} {unit}"
     return f"{seconds} s"
+
+
+def span(seconds: int) -> str:
+    """How long something lasted, in its two largest units: "2 d 3 h", "1 min 30 s"."""
+    parts = []
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")):
+        if count := seconds // size:
+            parts.append(f"{count} {unit}")
+        seconds %= size
+        if len(parts) == 2:
+            break
+    return " ".join(parts) or "0 s"
+
+
+def from_field(text: str) -> datetime | None:
+    """What a field for date and time says, which names no zone: that of the pages. None if it is empty.
+
+    Raises:
+        ValueError: it is no time.
+    """
+    if not text:
+        return None
+    at = datetime.fromisoformat(text)
+    return at if at.tzinfo is not None else at.replace(tzinfo=_ZONE)
+
+
+def to_field(at: datetime | None) -> str:
+    """The value of a field for date and time."""
+    return "" if at is None else f"{at.astimezone(_ZONE):%Y-%m-%dT%H:%M:%S}"

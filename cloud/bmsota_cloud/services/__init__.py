@@ -42,6 +42,7 @@ from bmsota_cloud.services.outbox import OutboxService
 from bmsota_cloud.services.platform_logins import PlatformLoginService, PlatformLoginVerdict
 from bmsota_cloud.services.presence import PresenceService, SteadyTime
 from bmsota_cloud.services.projects import ProjectService, ProjectView
+from bmsota_cloud.services.records import GAP_PERIODS, RECORD_PERIOD_S, RecordService, RecordView
 from bmsota_cloud.services.refusals import RefusalService, network_of
 from bmsota_cloud.services.releases import ReleaseService
 from bmsota_cloud.services.telemetry import EventView, ReportView, TelemetryService
@@ -57,8 +58,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEVICE_TOKEN_VALID_S",
+    "GAP_PERIODS",
     "LINKS_MAX",
     "PASSWORD_LENGTH_MIN",
+    "RECORD_PERIOD_S",
     "REMARK_WORDS",
     "REPORT_KEEP_S_MIN",
     "AccountService",
@@ -100,6 +103,8 @@ __all__ = [
     "PresenceService",
     "ProjectService",
     "ProjectView",
+    "RecordService",
+    "RecordView",
     "RefusalService",
     "ReleaseService",
     "ReportVerdict",
@@ -146,6 +151,7 @@ class Services:
     platform_logins: PlatformLoginService
     presence: PresenceService
     projects: ProjectService
+    records: RecordService
     refusals: RefusalService
     releases: ReleaseService
     telemetry: TelemetryService
@@ -178,6 +184,7 @@ class Services:
             platform_logins=PlatformLoginService(context, limits),
             presence=context.presence,
             projects=ProjectService(context),
+            records=RecordService(context),
             refusals=RefusalService(context),
             releases=ReleaseService(context),
             telemetry=TelemetryService(context),
