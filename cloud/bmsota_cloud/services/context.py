@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from bmsota.errors import ConfigurationError
 from bmsota_cloud.domain.clock_guard import ClockGuard
 from bmsota_cloud.services.counters import Counters
+from bmsota_cloud.services.run_tracking import RUN_GAP_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -120,6 +121,9 @@ class PlatformSettings:
     comes later is added once in this time, at least an hour."""
     hourly_partitions: bool = False
     """On SQLite, keep reports in a file an hour instead of a day: for more than some 1,000 a second. Can be changed at any time."""
+    run_gap_s: int = RUN_GAP_S
+    """A charging or driving run ends when so long no report of its kind has come; what is shorter is an interruption. With another
+    value the runs of a day that is derived again change."""
     layouts: Layouts | None = None
     """Bodies of the vehicles' makers, to show their values; without it they are shown as bytes."""
     password_memory_kib: int = 65536

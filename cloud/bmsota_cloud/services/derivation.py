@@ -18,6 +18,7 @@ from bmsota_cloud.domain.errors import StorageUnavailableError
 from bmsota_cloud.domain.paging import PAGE_SIZE_MAX, PageRequest
 from bmsota_cloud.domain.telemetry import EventKind, Mark
 from bmsota_cloud.services.deriving import Deriver, day_of
+from bmsota_cloud.services.run_tracking import RUN_GAP_S
 from bmsota_cloud.services.values import utc_of_s
 
 if TYPE_CHECKING:
@@ -45,11 +46,17 @@ class Derivation:
     """See the module's docstring. Called by one thread at a time: the writer's, or in virtual time the caller's."""
 
     def __init__(
-        self, telemetry: TelemetryStore, counters: Counters, *, keep_s: int, layouts: Layouts | None = None
+        self,
+        telemetry: TelemetryStore,
+        counters: Counters,
+        *,
+        keep_s: int,
+        layouts: Layouts | None = None,
+        run_gap_s: int = RUN_GAP_S,
     ) -> None:
         self._telemetry = telemetry
         self._counters = counters
-        self._deriver = Deriver(telemetry.newest, keep_s=keep_s, layouts=layouts)
+        self._deriver = Deriver(telemetry.newest, keep_s=keep_s, layouts=layouts, run_gap_s=run_gap_s)
         self._again: dict[str, tuple[int, int]] = {}
         self._logged: set[str] = set()
 

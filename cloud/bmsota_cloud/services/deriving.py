@@ -16,6 +16,7 @@ never stopped.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from collections import OrderedDict
@@ -26,16 +27,17 @@ from typing import TYPE_CHECKING
 from bmsota.gbt32960 import AlarmFlag, FaultState, Sentinel
 from bmsota_cloud.domain.telemetry import EventKind, StateRow, VehicleEvent
 from bmsota_cloud.services.report_facts import FAULT_LISTS, Facts, ReportReader, left_of
+from bmsota_cloud.services.run_tracking import RUN_GAP_S, RunKind, RunTracker, TrackTracker, VehicleRun, run_kind
 from bmsota_cloud.services.values import frames_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from bmsota.gbt32960 import FaultChange, Layouts
+    from bmsota.gbt32960 import BmsConfiguration, FaultChange, Layouts
     from bmsota_cloud.domain.telemetry import StoredFrame
     from bmsota_cloud.services.report_facts import Coverage
 
-__all__ = ["DAY_S", "Derived", "Deriver", "EventReplay", "UnderivedFrame", "day_of"]
+__all__ = ["DAY_S", "Derived", "Deriver", "EventReplay", "UnderivedFrame", "day_of", "run_under_way"]
 
 DAY_S = 86_400
 _SECOND_NS = 1_000_000_000
@@ -76,12 +78,17 @@ class Derived:
 
 # -- what is known between two reports ---------------------------------------------------------------------------------
 
-_LAYOUT = 2
-"""Of `StateRow.memory` and of a checkpoint. Layout 1 had no count of a second's events. Any other is of a newer version: it is
-forgotten, and counted by the caller."""
+_LAYOUT = 3
+"""Of `StateRow.memory` and of a checkpoint. Layout 1 had no count of a second's events, layout 2 no runs and tracks. Any other is of a
+newer version: it is forgotten, and counted by the caller."""
+_LAYOUT_WITHOUT_RUNS = 2
 _HEAD = Struct(">BqqqhhhIHI")
 _HEAD_OF_1 = Struct(">BqqqhhhIH")
 _CODE = Struct(">BI")
+_DIGEST_SIZE_BYTES = 8
+_HAS_RUN, _HAS_TRACK, _HAS_CONFIGURATION = 1, 2, 4
+_TAIL_FLAGS = tuple(bytes([flags]) for flags in range(8))
+_RUN_KINDS = {RunKind.CHARGING: EventKind.CHARGING_RUN, RunKind.DRIVING: EventKind.DRIVING_RUN}
 _TIME = slice(24, 30)
 """Of a frame: year, month, day, hour, minute, second (GB/T 32960.3 table 4)."""
 
@@ -89,7 +96,19 @@ _TIME = slice(24, 30)
 class _Known:
     """What the reports up to one have said about the things whose changes are events."""
 
-    __slots__ = ("alarm_flags", "alarm_level", "charging_state", "count", "counted_s", "faults", "vehicle_state")
+    __slots__ = (
+        "alarm_flags",
+        "alarm_level",
+        "charging_state",
+        "configuration",
+        "count",
+        "counted_s",
+        "faults",
+        "run",
+        "run_kind",
+        "track",
+        "vehicle_state",
+    )
 
     def __init__(self) -> None:
         self.vehicle_state = -1
@@ -100,6 +119,11 @@ class _Known:
         self.counted_s = -1
         self.count = 0
         """How many events the second `counted_s` has."""
+        self.run_kind = 0
+        self.run = RunTracker()
+        self.track = TrackTracker()
+        self.configuration = b""
+        """The digest of the calibration values that came last."""
 
     def to_bytes(self, newest_s: int = -1, again: tuple[int, int] | None = None) -> bytes:
         codes = [(place, code) for place, each in enumerate(self.faults) for code in each] if any(self.faults) else []
@@ -116,7 +140,11 @@ class _Known:
             len(codes),
             self.count if self.counted_s == newest_s else 0,
         )
-        return head + b"".join(_CODE.pack(*each) for each in codes) if codes else head
+        if codes:
+            head += b"".join(_CODE.pack(*each) for each in codes)
+        run, track, configuration = self.run.to_bytes(), self.track.to_bytes(), self.configuration
+        flags = (_HAS_RUN if run else 0) | (_HAS_TRACK if track else 0) | (_HAS_CONFIGURATION if configuration else 0)
+        return b"".join((head, flags.to_bytes(1), run, track, configuration))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> tuple[_Known, int, tuple[int, int] | None] | None:
@@ -131,23 +159,39 @@ class _Known:
             for place in range(codes):
                 which, code = _CODE.unpack_from(data, head.size + place * _CODE.size)
                 faults[which].append(code)
+            if layout > _LAYOUT_WITHOUT_RUNS:
+                known._take_tail(data[head.size + codes * _CODE.size :])
         except (struct.error, IndexError):
             return None
         known.vehicle_state, known.charging_state = state, charging
         known.alarm_level, known.alarm_flags = level, flags
         known.faults = tuple(map(tuple, faults))
         known.counted_s, known.count = newest_s, sum(count)
+        known.run_kind = run_kind(state, charging)
         return known, newest_s, None if since_s < 0 else (since_s, until_s)
 
-    def take(self, vin: str, at_s: int, facts: Facts, events: list[VehicleEvent]) -> None:
+    def _take_tail(self, tail: bytes) -> None:
+        flags, at = tail[0], 1
+        if flags & _HAS_RUN:
+            self.run = RunTracker.from_bytes(tail[at : at + RunTracker.SIZE_BYTES])
+            at += RunTracker.SIZE_BYTES
+        if flags & _HAS_TRACK:
+            self.track = TrackTracker.from_bytes(tail[at : at + TrackTracker.SIZE_BYTES])
+            at += TrackTracker.SIZE_BYTES
+        if flags & _HAS_CONFIGURATION:
+            self.configuration = tail[at : at + _DIGEST_SIZE_BYTES]
+
+    def take(self, vin: str, at_s: int, facts: Facts, events: list[VehicleEvent], run_gap_s: int) -> None:
         """Go on to the next report; what it changes is added to *events*."""
         before = len(events)
         state, charging = facts.vehicle_state, facts.charging_state
         if state is not None and state != self.vehicle_state:
             self.vehicle_state = state
+            self.run_kind = run_kind(state, self.charging_state)
             events.append(VehicleEvent(vin=vin, at_s=at_s, kind=EventKind.VEHICLE_STATE, value=str(state)))
         if charging is not None and charging != self.charging_state:
             self.charging_state = charging
+            self.run_kind = run_kind(self.vehicle_state, charging)
             events.append(VehicleEvent(vin=vin, at_s=at_s, kind=EventKind.CHARGING_STATE, value=str(charging)))
         if facts.has_alarms:
             level, flags, faults = facts.alarm_level, facts.alarm_flags, facts.faults
@@ -155,11 +199,23 @@ class _Known:
                 self.alarm_level = level
                 events.append(VehicleEvent(vin=vin, at_s=at_s, kind=EventKind.ALARM_LEVEL, value=str(level)))
             if flags != self.alarm_flags:
-                self._take_flags(vin, at_s, flags, events)
+                self._take_flags(vin, at_s, facts, events)
             if faults is not None and faults != self.faults:
-                self._take_faults(vin, at_s, faults, events)
+                self._take_faults(vin, at_s, facts, events)
         if facts.changes:
-            events += [_told(vin, at_s, change) for change in facts.changes]
+            events += [_told(vin, at_s, change, facts) for change in facts.changes]
+        if facts.configuration:
+            self._take_configuration(vin, at_s, facts.configuration, events)
+        measures = facts.measures
+        if self.run_kind or self.run.is_in_run:
+            if not facts.has_vehicle:
+                self.run.see(at_s, measures, run_gap_s)
+            elif ended := self.run.take(at_s, self.run_kind, facts.soc_pct, measures, run_gap_s):
+                events.append(_run_event(vin, at_s, ended))
+        longitude, latitude = measures[7:9]
+        if longitude is not None and latitude is not None and self.track.take(at_s, longitude, latitude):
+            detail = json.dumps([longitude, latitude, facts.speed_kmh], separators=(",", ":"))
+            events.append(VehicleEvent(vin=vin, at_s=at_s, kind=EventKind.POSITION, detail=detail))
         if len(events) > before:
             if at_s != self.counted_s:
                 self.counted_s, self.count = at_s, 0
@@ -167,20 +223,30 @@ class _Known:
                 self.count += 1
                 events[place] = _numbered(events[place], self.count)
 
-    def _take_flags(self, vin: str, at_s: int, flags: int, events: list[VehicleEvent]) -> None:
+    def _take_flags(self, vin: str, at_s: int, facts: Facts, events: list[VehicleEvent]) -> None:
+        flags = facts.alarm_flags
         changed = flags ^ self.alarm_flags
         self.alarm_flags = flags
+        onset = _onset(facts)
         for bit in range(changed.bit_length()):
             if changed >> bit & 1:
                 value = str(flags >> bit & 1)
                 events.append(
-                    VehicleEvent(vin=vin, at_s=at_s, kind=EventKind.ALARM, subject=_flag_name(bit), value=value)
+                    VehicleEvent(
+                        vin=vin,
+                        at_s=at_s,
+                        kind=EventKind.ALARM,
+                        subject=_flag_name(bit),
+                        value=value,
+                        detail=onset if value == "1" else "",
+                    )
                 )
 
-    def _take_faults(
-        self, vin: str, at_s: int, faults: tuple[tuple[int, ...] | None, ...], events: list[VehicleEvent]
-    ) -> None:
+    def _take_faults(self, vin: str, at_s: int, facts: Facts, events: list[VehicleEvent]) -> None:
+        faults = facts.faults
+        assert faults is not None
         newest = list(self.faults)
+        onset = _onset(facts)
         for place, (name, codes) in enumerate(zip(FAULT_LISTS, faults, strict=True)):
             if codes is None or codes == newest[place]:
                 continue
@@ -193,10 +259,62 @@ class _Known:
                     kind=EventKind.FAULT_CODE,
                     subject=f"{name} {code:#010x}",
                     value=str(int(code in now)),
+                    detail=onset if code in now else "",
                 )
                 for code in sorted(before ^ now)
             ]
         self.faults = tuple(newest)
+
+    def _take_configuration(
+        self, vin: str, at_s: int, bodies: Sequence[BmsConfiguration], events: list[VehicleEvent]
+    ) -> None:
+        items = [[item.position, item.parameter, item.value.hex()] for body in bodies for item in body.items]
+        revision = bodies[-1].revision
+        detail = json.dumps(items, separators=(",", ":"))
+        digest = hashlib.blake2b(f"{revision} {detail}".encode(), digest_size=_DIGEST_SIZE_BYTES).digest()
+        if digest != self.configuration:
+            self.configuration = digest
+            events.append(
+                VehicleEvent(
+                    vin=vin,
+                    at_s=at_s,
+                    kind=EventKind.CONFIGURATION,
+                    subject=str(revision),
+                    value=digest.hex(),
+                    detail=detail,
+                )
+            )
+
+
+def _onset(facts: Facts) -> str:
+    """The level and the values of a report in which a fault begins, as JSON."""
+    level = {} if facts.alarm_level is None else {"level": facts.alarm_level}
+    return json.dumps({**level, "values": _values_at(facts)})
+
+
+def _values_at(facts: Facts) -> dict[str, int | float]:
+    measures = facts.measures
+    values = {
+        "soc_pct": facts.soc_pct,
+        "voltage_v": None if measures.voltage_dv is None else measures.voltage_dv / 10,
+        "current_a": None if measures.current_da is None else measures.current_da / 10,
+        "speed_kmh": facts.speed_kmh,
+        "cell_voltage_mv_max": measures.cell_voltage_mv_max,
+        "cell_voltage_mv_min": measures.cell_voltage_mv_min,
+        "temperature_c_max": measures.temperature_c_max,
+        "temperature_c_min": measures.temperature_c_min,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _run_event(vin: str, at_s: int, run: VehicleRun) -> VehicleEvent:
+    return VehicleEvent(vin=vin, at_s=at_s, kind=_RUN_KINDS[run.kind], value=str(run.started_s), detail=run.to_json())
+
+
+def run_under_way(row: StateRow) -> VehicleRun | None:
+    """The vehicle's run that had not ended with its newest report; whether more than the gap has passed since, the caller knows."""
+    restored = _Known.from_bytes(row.memory)
+    return None if restored is None else restored[0].run.run()
 
 
 def _numbered(event: VehicleEvent, sequence: int) -> VehicleEvent:
@@ -219,12 +337,14 @@ def _flag_name(bit: int) -> str:
         return f"bit {bit}"
 
 
-def _told(vin: str, at_s: int, change: FaultChange) -> VehicleEvent:
-    detail: dict[str, int | str] = {"time": change.time.isoformat()}
+def _told(vin: str, at_s: int, change: FaultChange, facts: Facts) -> VehicleEvent:
+    detail: dict[str, object] = {"time": change.time.isoformat()}
     if not isinstance(change.level, Sentinel):
         detail["level"] = int(change.level)
     if change.detail:
         detail["detail"] = change.detail
+    if change.state == FaultState.ONSET and (values := _values_at(facts)):
+        detail["values"] = values
     return VehicleEvent(
         vin=vin,
         at_s=at_s,
@@ -335,7 +455,7 @@ class _Vehicle:
         self.pieces = kept[::-1]
         self.size_bytes = _VEHICLE_SIZE_BYTES + sum(len(frame) for _, frame in kept)
 
-    def settle(self, events: list[VehicleEvent]) -> None:
+    def settle(self, events: list[VehicleEvent], run_gap_s: int) -> None:
         """Turn what the batch brought into events, in the order of the reports' own times."""
         waiting = self.waiting
         if len(waiting) > 1:
@@ -348,7 +468,7 @@ class _Vehicle:
             if self.newest_s < 0 or at_s // DAY_S != self.newest_s // DAY_S:
                 events.append(_checkpoint(self.vin, at_s, self.known))
             self.newest_s = at_s
-            self.known.take(self.vin, at_s, facts, events)
+            self.known.take(self.vin, at_s, facts, events, run_gap_s)
         waiting.clear()
 
 
@@ -372,13 +492,20 @@ class Deriver:
         keep_s: how long frames are kept. A report that was collected earlier than that before it arrived makes no events: the
             others of its day are gone.
         layouts: bodies of the vehicles' makers.
+        run_gap_s: a run ends when so long no report of its kind has come.
     """
 
     def __init__(
-        self, load: Callable[[Sequence[str]], Mapping[str, StateRow]], *, keep_s: int, layouts: Layouts | None = None
+        self,
+        load: Callable[[Sequence[str]], Mapping[str, StateRow]],
+        *,
+        keep_s: int,
+        layouts: Layouts | None = None,
+        run_gap_s: int = RUN_GAP_S,
     ) -> None:
         self._load = load
         self._keep_s = keep_s
+        self._run_gap_s = run_gap_s
         self._reader = ReportReader(layouts)
         self._vehicles: OrderedDict[str, _Vehicle] = OrderedDict()
         self._size_bytes = 0
@@ -414,7 +541,7 @@ class Deriver:
         states = []
         for vin, vehicle in touched.items():
             if vehicle.waiting:
-                vehicle.settle(events)
+                vehicle.settle(events, self._run_gap_s)
             if vehicle.again is not None:
                 again[vin] = vehicle.again
             states.append(vehicle.row())
@@ -437,7 +564,7 @@ class Deriver:
 
         *checkpoints*: the vehicle's CHECKPOINT events from that day on, in any order.
         """
-        return EventReplay(vin, again, checkpoints, self._reader, self._keep_s)
+        return EventReplay(vin, again, checkpoints, self._reader, self._keep_s, self._run_gap_s)
 
     def forget(self) -> None:
         """Forget what is cached: the store has not taken it, and the next batch has to begin from what the store has."""
@@ -522,8 +649,10 @@ class EventReplay:
         checkpoints: Iterable[VehicleEvent],
         reader: ReportReader,
         keep_s: int,
+        run_gap_s: int,
     ) -> None:
         self.vin = vin
+        self._run_gap_s = run_gap_s
         self.since_s = day_of(again[0])
         self.events: list[VehicleEvent] = []
         self.newest_s = -1
@@ -566,7 +695,7 @@ class EventReplay:
                     return False
                 self.events.append(_checkpoint(self.vin, at_s, self._known))
             self.newest_s = at_s
-            self._known.take(self.vin, at_s, facts, self.events)
+            self._known.take(self.vin, at_s, facts, self.events, self._run_gap_s)
             self._until_s = at_s + 1
         return True
 

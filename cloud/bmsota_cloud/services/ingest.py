@@ -89,6 +89,7 @@ class IngestService:
             context.counters,
             keep_s=context.settings.report_keep_s,
             layouts=context.settings.layouts,
+            run_gap_s=context.settings.run_gap_s,
         )
         self._writer: FrameWriter | None = None
         self._seen: dict[str, int] = {}

@@ -16,11 +16,15 @@ from functools import lru_cache
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from bmsota.gbt32960 import (
     Alarms,
     Alarms2025,
+    BmsConfiguration,
     CellVoltages,
     CellVoltages2025,
+    Extremes,
     FaultChanges,
     Position,
     Position2025,
@@ -32,6 +36,7 @@ from bmsota.gbt32960 import (
     VehicleData2025,
     decode_batch,
 )
+from bmsota_cloud.services.run_tracking import NO_MEASURES, Measures
 from bmsota_cloud.services.values import body_name, read_report
 
 if TYPE_CHECKING:
@@ -120,6 +125,8 @@ class Facts(NamedTuple):
     alarm_flags: int = 0
     faults: Faults | None = None
     changes: tuple[FaultChange, ...] = ()
+    measures: Measures = NO_MEASURES
+    configuration: tuple[BmsConfiguration, ...] = ()
     position: Place | None = None
     """None: the report has no position, or only one without numbers, or off the earth."""
 
@@ -171,6 +178,7 @@ class ReportReader:
         position: Position | Position2025 | None = None
         alarms: list[Alarms | Alarms2025] = []
         changes: list[FaultChange] = []
+        configuration: list[BmsConfiguration] = []
         for body in report.bodies:
             match body:
                 case VehicleData() | VehicleData2025():
@@ -181,6 +189,8 @@ class ReportReader:
                     position = body
                 case FaultChanges():
                     changes += body.changes
+                case BmsConfiguration():
+                    configuration.append(body)
                 case Signature():
                     continue
                 case _:
@@ -188,7 +198,12 @@ class ReportReader:
                         parts += own
                         continue
             kinds.add(body_name(body))
-        facts = Facts(self._coverage(frozenset(kinds), tuple(parts)), changes=tuple(changes))
+        facts = Facts(
+            self._coverage(frozenset(kinds), tuple(parts)),
+            changes=tuple(changes),
+            measures=_measures_of(report.bodies),
+            configuration=tuple(configuration),
+        )
         if vehicle is not None:
             facts = facts._replace(
                 has_vehicle=True,
@@ -242,8 +257,7 @@ class _Layout:
 
     def __init__(self, example: Report) -> None:
         self.kinds: set[str] = set()
-        self.vehicle = ""
-        self.position = ""
+        self.vehicle = self.extremes = self.position = ""
         self.alarms: list[tuple[str, tuple[str, ...]]] = []
         """Of each alarm body its name, and the fault lists that have columns (the others said they do not know)."""
         self.parts: list[tuple[str, str]] = []
@@ -263,6 +277,8 @@ class _Layout:
             self.kinds.add(body_name(body))
             if isinstance(body, VehicleData | VehicleData2025):
                 self.vehicle = name
+            if isinstance(body, Extremes):
+                self.extremes = name
             if isinstance(body, Position | Position2025):
                 self.position = name
             if isinstance(body, Alarms | Alarms2025):
@@ -302,7 +318,7 @@ class _Layout:
         places: Any = nothing
         if name := self.position:
             coordinates = (_numbers(values[f"{name}.{axis}_deg"]) for axis in ("latitude", "longitude"))
-            places = map(_place, *coordinates, values[f"{name}.valid"].tolist())
+            places = list(map(_place, *coordinates, values[f"{name}.valid"].tolist()))
         vehicles, alarms = repeat(bool(self.vehicle), count), repeat(bool(self.alarms), count)
         columns = (
             coverages,
@@ -316,9 +332,38 @@ class _Layout:
             flags,
             faults,
             repeat((), count),
+            self._measures(group, count, places),
+            repeat((), count),
             places,
         )
         return map(Facts._make, zip(*columns, strict=True))
+
+    def _measures(self, group: FrameGroup, count: int, places: Sequence[Place | None]) -> Iterator[Measures]:
+        values = group.values
+        nothing: Any = [None] * count
+        columns = [nothing] * len(Measures._fields)
+        if name := self.vehicle:
+            columns[0] = _scaled(values[f"{name}.total_voltage_v"], 10)
+            columns[1] = _scaled(values[f"{name}.total_current_a"], 10)
+            columns[2] = _scaled(values[f"{name}.odometer_km"], 10)
+        if name := self.extremes:
+            columns[3] = _scaled(values[f"{name}.cell_voltage_max_v"], 1000)
+            columns[4] = _scaled(values[f"{name}.cell_voltage_min_v"], 1000)
+            columns[5] = _scaled(values[f"{name}.temperature_max_c"], 1)
+            columns[6] = _scaled(values[f"{name}.temperature_min_c"], 1)
+        elif self.parts:
+            for place, kind, name, scale in (
+                (3, "cell_voltages", "cell_voltages_v", 1000),
+                (5, "probe_temperatures", "temperatures_c", 1),
+            ):
+                each = [values.get(f"{stem}.{name}") for own, stem in self.parts if own == kind]
+                found = [column for column in each if column is not None and column.shape[1]]
+                if found:
+                    columns[place] = _scaled(_folded(np.fmax, found), scale)
+                    columns[place + 1] = _scaled(_folded(np.fmin, found), scale)
+        if self.position:
+            columns[7], columns[8] = zip(*map(_fix_of, places), strict=True)
+        return map(Measures._make, zip(*columns, strict=True))
 
     @staticmethod
     def _parts(group: FrameGroup, kind: str, stem: str, count: int) -> Iterator[tuple[int, int | None, int, int]]:
@@ -405,6 +450,80 @@ def _integers(column: Any) -> list[int | None]:
         integers: list[int | None] = column.astype("int64").tolist()
         return integers
     return [None if each is None else int(each) for each in _numbers(column)]
+
+
+def _scaled(column: Any, scale: int) -> list[int | None]:
+    return _integers((column * scale).round())
+
+
+def _folded(fold: Any, columns: Sequence[Any]) -> Any:
+    """The highest or lowest of each row, what the unit does not know left out."""
+    return fold.reduce([fold.reduce(column, axis=1) for column in columns])
+
+
+def _fix_of(place: Place | None) -> tuple[int | None, int | None]:
+    """As `_fix`, of what `_place` has found."""
+    if place is None or not place[2]:
+        return _NOWHERE
+    return round(place[1] * 1_000_000), round(place[0] * 1_000_000)
+
+
+def _fix(valid: bool, longitude: int | None, latitude: int | None) -> tuple[int | None, int | None]:
+    """Longitude and latitude, 0.000001 deg, if both are known and on the globe."""
+    if not valid or longitude is None or latitude is None:
+        return _NOWHERE
+    if abs(longitude) > 180_000_000 or abs(latitude) > 90_000_000:
+        return _NOWHERE
+    return longitude, latitude
+
+
+_NOWHERE = (None, None)
+
+
+def _measures_of(bodies: Sequence[Body]) -> Measures:
+    """As `_Layout._measures`, of one report."""
+    numbers: list[int | None] = [None] * len(Measures._fields)
+    has_extremes = False
+    cells: list[int] = []
+    temperatures: list[int] = []
+    for body in bodies:
+        match body:
+            case VehicleData() | VehicleData2025():
+                numbers[0] = _whole(body.total_voltage_v, 10)
+                numbers[1] = _whole(body.total_current_a, 10)
+                numbers[2] = _whole(body.odometer_km, 10)
+            case Extremes():
+                has_extremes = True
+                numbers[3] = _whole(body.cell_voltage_max_v, 1000)
+                numbers[4] = _whole(body.cell_voltage_min_v, 1000)
+                numbers[5] = _whole(body.temperature_max_c, 1)
+                numbers[6] = _whole(body.temperature_min_c, 1)
+            case Position() | Position2025():
+                numbers[7:9] = _fix(
+                    body.valid, _whole(body.longitude_deg, 1_000_000), _whole(body.latitude_deg, 1_000_000)
+                )
+            case CellVoltages() | CellVoltages2025():
+                for item in _items_of(body) or ():
+                    cells += _wholes(item.cell_voltages_v, 1000)
+            case ProbeTemperatures() | ProbeTemperatures2025():
+                for item in _items_of(body) or ():
+                    temperatures += _wholes(item.temperatures_c, 1)
+            case _:
+                pass
+    if not has_extremes:
+        numbers[3], numbers[4] = max(cells, default=None), min(cells, default=None)
+        numbers[5], numbers[6] = max(temperatures, default=None), min(temperatures, default=None)
+    return Measures._make(numbers)
+
+
+def _whole(value: float | Sentinel, scale: int) -> int | None:
+    return None if isinstance(value, Sentinel) else round(value * scale)
+
+
+def _wholes(values: Any, scale: int) -> list[int]:
+    if isinstance(values, Sentinel):
+        return []
+    return [round(value * scale) for value in values if not isinstance(value, Sentinel)]
 
 
 def _known(value: int | Sentinel) -> int | None:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EventView", "ReportView", "TelemetryService"]
 
-_KINDS = tuple(kind for kind in EventKind if kind is not EventKind.CHECKPOINT)
+# Without being asked for no checkpoints, which are not for people, and no points of tracks, which are as many as reports.
+_KINDS = tuple(kind for kind in EventKind if kind not in {EventKind.CHECKPOINT, EventKind.POSITION})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +142,7 @@ class TelemetryService:
         until: datetime | None = None,
         kinds: Sequence[EventKind] = (),
     ) -> Page[EventView]:
-        """What changed for a vehicle, newest first; of all kinds if *kinds* is empty.
+        """What changed for a vehicle, newest first; of all kinds but positions if *kinds* is empty.
 
         Raises:
             NotFoundError: it is not in the scope of *by*. Who sees everything gets an empty answer for a VIN that is not registered.
@@ -228,8 +229,18 @@ def _complete(values: dict[str, JsonValue], second: Sequence[tuple[StoredFrame, 
     }
 
 
+_WITH_OWN_DETAIL = {
+    EventKind.CHARGING_RUN,
+    EventKind.DRIVING_RUN,
+    EventKind.POSITION,
+    EventKind.CONFIGURATION,
+}
+
+
 def _event_view(event: VehicleEvent) -> EventView:
     more = json.loads(event.detail) if event.detail else {}
+    if event.kind in _WITH_OWN_DETAIL:
+        more = {"detail": event.detail}
     return EventView(
         vin=event.vin,
         at=utc_of_s(event.at_s),

@@ -9,7 +9,7 @@ from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.domain.telemetry import EventKind, StoredFrame, VehicleSnapshot, is_plausible_time
 from bmsota_cloud.services.counters import Counters
 from bmsota_cloud.services.derivation import Derivation
-from bmsota_cloud.services.deriving import DAY_S, Deriver
+from bmsota_cloud.services.deriving import DAY_S, Deriver, run_under_way
 from bmsota_cloud.services.report_facts import Facts, ReportReader
 from bmsota_cloud.services.values import frames_in, read_report, snapshot_of
 from memory_telemetry import MemoryTelemetry
@@ -344,6 +344,7 @@ def test_edges_are_events_and_sentinels_are_none(platform):
         (75, "alarm", "bit 30", "1"),
         (75, "fault code", "ress 0x00000011", "0"),
         (75, "fault code", "ress 0x00000012", "1"),
+        (75, "driving run", "", str(T0_S)),
         (100, "alarm", "bit 30", "0"),
         (100, "fault code", "ress 0x00000012", "0"),
     ]
@@ -371,15 +372,18 @@ def test_what_is_set_cleared_and_set_in_one_second_is_three_events_in_order(size
     assert (newest.sequence, newest.value) == (16, "0")
 
 
-def test_a_memory_of_the_layout_before_is_read_and_goes_on(platform):
-    """Layout 1 had no count of events: the bytes are those that it wrote."""
+@pytest.mark.parametrize("layout", [1, 2])
+def test_a_memory_of_a_layout_before_is_read_and_goes_on(platform, layout):
+    """Layout 1 had no count of events, layout 2 no runs: the bytes are those that they wrote."""
     platform.put(frame(vehicle(), Alarms(1, 1, (0x11,))))
     row = platform.telemetry.rows[VIN]
-    old = bytes.fromhex(f"01{T0_S:016x}{'ff' * 16}000100030001{1:08x}0001{0:02x}{0x11:08x}")
-    assert row.memory == b"\x02" + old[1:37] + bytes.fromhex("00000005") + old[37:]
+    count = "" if layout == 1 else "00000005"
+    old = bytes.fromhex(f"{layout:02x}{T0_S:016x}{'ff' * 16}000100030001{1:08x}0001{count}{0:02x}{0x11:08x}")
+    as_before = bytes.fromhex(f"{T0_S:016x}{'ff' * 16}000100030001{1:08x}000100000005{0:02x}{0x11:08x}")
+    assert row.memory.startswith(b"\x03" + as_before)
     platform.telemetry.rows[VIN] = row._replace(memory=old)
     checkpoints = {
-        key: replace(event, detail=bytes.fromhex(f"01{'ff' * 28}0000{'00' * 6}").hex())
+        key: replace(event, detail=f"{layout:02x}{'ff' * 28}0000{'00' * 6}{'00' * (len(count) // 2)}")
         for key, event in platform.telemetry.kept_events.items()
         if event.kind is EventKind.CHECKPOINT
     }
@@ -389,6 +393,7 @@ def test_a_memory_of_the_layout_before_is_read_and_goes_on(platform):
     platform.put(frame(vehicle(), Alarms(1, 1, (0x11,)), at=25), frame(vehicle(), Alarms(1, 0, (0x11,)), at=50))
     assert platform.events()[-1] == (50, "alarm", "TEMPERATURE_DIFFERENCE", "0")
     assert len(platform.events()) == 6
+    assert run_under_way(platform.telemetry.rows[VIN]).started_s == T0_S + 25
     assert platform.counters["state_of_another_version"] == 0
     before = platform.events(checkpoints=True)
     platform.put(frame(vehicle(), at=30, arrived=100, is_backfill=True))
