@@ -70,6 +70,10 @@ class VehicleCustomerIn(ApiIn):
     customer: str = Field(max_length=64, description='"": to none')
 
 
+class VehicleProjectIn(ApiIn):
+    project: str = Field(max_length=64)
+
+
 class VehicleRowOut(ApiOut):
     vin: str
     hwid: str
@@ -222,6 +226,15 @@ def add_vehicle_routes(router: APIRouter, services: "Services", clock: Clock) ->
     def set_customer(vin: str, body: VehicleCustomerIn, by: By, address: Address) -> Any:
         services.customers.set_customer(vin, body.customer, by=by, now=clock(), address=address)
         return _vehicle(vin, by)
+
+    @router.put("/vehicles/{vin}/project", response_model=VehicleOut)
+    def move(vin: str, body: VehicleProjectIn, by: By, address: Address) -> Any:
+        services.vehicle_management.move(vin, body.project, by=by, now=clock(), address=address)
+        return _vehicle(vin, by)
+
+    @router.delete("/vehicles/{vin}", status_code=204)
+    def remove(vin: str, by: By, address: Address) -> None:
+        services.vehicle_management.remove(vin, by=by, now=clock(), address=address)
 
     @router.put("/vehicles/{vin}/equipment", response_model=VehicleOut)
     def set_equipment(vin: str, body: EquipmentIn, by: By, address: Address) -> Any:

@@ -46,6 +46,7 @@ class Permission(StrEnum):
     VEHICLE_EXPORT = "vehicle.export"
     """Take reports of many vehicles away as a file."""
     VEHICLE_REGISTER = "vehicle.register"
+    VEHICLE_REMOVE = "vehicle.remove"
     REFUSAL_READ = "refusal.read"
     """What was refused at the gateway, strangers and their addresses included."""
     RELEASE_READ = "release.read"
@@ -114,6 +115,7 @@ ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
     | {
         Permission.VEHICLE_EXPORT,
         Permission.VEHICLE_REGISTER,
+        Permission.VEHICLE_REMOVE,
         Permission.REFUSAL_READ,
         Permission.RELEASE_UPLOAD,
         Permission.OTA_CREATE,

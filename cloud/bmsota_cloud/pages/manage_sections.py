@@ -14,7 +14,7 @@ __all__ = ["manage_sections"]
 _SECTIONS: Final = (
     ("/manage/accounts", "Accounts", Permission.ACCOUNT_MANAGE),
     ("/manage/customers", "Customers", Permission.CUSTOMER_MANAGE),
-    ("/manage/vehicles", "Register vehicles", Permission.VEHICLE_REGISTER),
+    ("/manage/vehicles", "Vehicles", Permission.VEHICLE_REGISTER),
     ("/manage/audit", "Audit log", Permission.AUDIT_READ),
 )
 

@@ -35,6 +35,7 @@ from bmsota_cloud.pages.audit import add_audit_pages
 from bmsota_cloud.pages.customers import add_customer_pages
 from bmsota_cloud.pages.histories import add_history_pages
 from bmsota_cloud.pages.manage_accounts import add_manage_account_pages
+from bmsota_cloud.pages.manage_vehicle import add_manage_vehicle_pages
 from bmsota_cloud.pages.ota_tasks import add_ota_task_pages
 from bmsota_cloud.pages.projects import add_project_pages
 from bmsota_cloud.pages.records import add_record_pages
@@ -101,6 +102,7 @@ def build_router(services: "Services", settings: "PlatformSettings", clock: "Clo
     add_customer_pages(router, site)
     add_audit_pages(router, site)
     add_vehicle_import_pages(router, site)
+    add_manage_vehicle_pages(router, site)
     return router
 
 

@@ -26,8 +26,11 @@ def add_vehicle_import_pages(router: APIRouter, site: Site) -> None:
     """Add the form /manage/vehicles."""
 
     @router.get(_HERE, response_class=HTMLResponse)
-    def form(request: Request, registered: int | None = None, present: int = 0, changed: int = 0) -> HTMLResponse:
-        return show(site.visitor(request), registered=registered, present=present, changed=changed)
+    def form(
+        request: Request, registered: int | None = None, present: int = 0, changed: int = 0, removed: str = ""
+    ) -> HTMLResponse:
+        counts = {"registered": registered, "present": present, "changed": changed}
+        return show(site.visitor(request), **counts, removed=removed)
 
     @router.post(_HERE, response_class=HTMLResponse)
     def register(
@@ -59,7 +62,7 @@ def add_vehicle_import_pages(router: APIRouter, site: Site) -> None:
             error=error,
             projects=site.services.vehicles.projects(by=visitor.account),
             count_max=VEHICLES_MAX,
-            **{"registered": None, "present": 0, "changed": 0, "project": "", **more},
+            **{"removed": "", "registered": None, "present": 0, "changed": 0, "project": "", **more},
         )
 
 

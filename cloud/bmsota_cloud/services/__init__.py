@@ -48,6 +48,7 @@ from bmsota_cloud.services.releases import ReleaseService
 from bmsota_cloud.services.telemetry import EventView, ReportView, TelemetryService
 from bmsota_cloud.services.upgrades import Instruction, ReportVerdict, UpgradeService
 from bmsota_cloud.services.vehicle_import import ImportResult, VehicleEntry, VehicleImport
+from bmsota_cloud.services.vehicle_management import VehicleManagementService
 from bmsota_cloud.services.vehicle_survey import REMARK_WORDS
 from bmsota_cloud.services.vehicles import VehicleDetail, VehicleListing, VehicleRow, VehicleService, is_vin
 
@@ -139,6 +140,7 @@ class Services:
     clock: ClockService
     compaction: CompactionService
     customers: CustomerService
+    vehicle_management: VehicleManagementService
     device: DeviceService
     equipment: EquipmentService
     histories: HistoryService
@@ -173,6 +175,7 @@ class Services:
             clock=ClockService(context, limits),
             compaction=CompactionService(context),
             customers=CustomerService(context),
+            vehicle_management=VehicleManagementService(context),
             equipment=equipment,
             histories=HistoryService(context, watch),
             ingest=IngestService(context, equipment),

@@ -162,6 +162,10 @@ class VehicleTables(Protocol):
         """How many vehicles belong to each customer that has any."""
         ...
 
+    def remove(self, vin: str) -> None:
+        """With its nodes, links, sessions, equipment changes and local upgrades. It must be in no task."""
+        ...
+
     def assign(self, vins: Sequence[str], customer: str) -> int:
         """Give these vehicles to a customer ("": to none); how many there are."""
         ...
@@ -299,6 +303,10 @@ class OtaTaskTables(Protocol):
 
     def content(self, task_id: int) -> tuple[tuple[str, str, str], ...]:
         """Each vehicle of a task as (VIN, HWID, digest of its manifest), by place."""
+        ...
+
+    def newest_task_of(self, vin: str) -> int | None:
+        """The newest task that ever had this vehicle, or is being given it."""
         ...
 
     def open_upgrade(self, vin: str) -> VehicleUpgrade | None:

@@ -176,7 +176,7 @@ def test_vehicles_of_a_file_are_registered_all_or_none(fleet, visit, words):
     assert 'value="Harbour"' in answer.text
     assert fleet.vin(7) not in carol.see("/vehicles")
     answer = upload(carol, lines, project="Harbour")
-    assert answer.headers["location"] == "/manage/vehicles?registered=2&present=0"
+    assert answer.headers["location"] == "/manage/vehicles?registered=2&present=0&changed=0"
     answer = upload(carol, lines + f"{fleet.vin(9)},F7\n", project="Harbour")
     assert "1 vehicle was registered; 2 were registered already." in words(carol.see(answer.headers["location"]))
     assert fleet.vin(9) in carol.see("/vehicles")
@@ -242,3 +242,42 @@ def test_the_pages_fit_the_window(fleet, tab, width):
     page.get_by_label("Role").select_option("viewer")
     expect(page.locator("tbody tr")).to_have_count(1)
     assert page.evaluate("window.isSamePage") is True
+
+
+# -- one vehicle -------------------------------------------------------------------------------------------------------
+
+
+def test_a_vehicle_is_changed_moved_given_and_removed_on_its_page(fleet, visit, words):
+    adam = visit("adam")
+    vin = fleet.vin(3)
+    place = f"/manage/vehicles/{vin}"
+    fleet.services.customers.create("Port", by=None, now=fleet.now)
+    found = adam.get(f"/manage/vehicle?vin={vin.lower()}")
+    assert (found.status_code, found.headers["location"]) == (303, place)
+    answer = adam.post(f"{place}/equipment", battery_number="B-1", plate="HH-AB 1", city="Hamburg")
+    assert answer.headers["location"] == f"{place}?done=equipment"
+    assert 'value="HH-AB 1"' in adam.see(place)
+    assert adam.post(f"{place}/customer", customer="Port").status_code == 303
+    assert adam.post(f"{place}/project", project="Quay").status_code == 303
+    text = words(adam.see(f"{place}?done=project"))
+    assert "It was moved." in text
+    assert "Project Quay Customer Port" in text
+    assert adam.post(f"{place}/customer", customer="").status_code == 303
+    assert "Customer none" in words(adam.see(place))
+
+
+def test_what_keeps_a_vehicle_is_said_on_its_page(fleet, visit, words):
+    adam = visit("adam")
+    place = f"/manage/vehicles/{fleet.vin(3)}"
+    answer = adam.post(f"{place}/remove", typed="TESTVEHICLE000008")
+    assert (answer.status_code, "type the VIN to remove it" in words(answer.text)) == (422, True)
+    assert adam.post(f"{place}/project", project="").status_code == 422
+    carol = visit("carol")
+    assert "/remove" not in carol.see(place)
+    assert "/customer" not in carol.see(place)
+    assert carol.post(f"{place}/remove", typed=fleet.vin(3)).status_code == 403
+    assert adam.get("/manage/vehicles/TESTVEHICLE000099").status_code == 404
+    new = fleet.register(9)
+    answer = adam.post(f"/manage/vehicles/{new}/remove", typed=new.lower())
+    assert answer.headers["location"] == f"/manage/vehicles?removed={new}"
+    assert f"{new} was removed." in words(adam.see(answer.headers["location"]))

@@ -165,6 +165,12 @@ class SqlOtaTasks(Tables):
         )
         return tuple((vin, hwid, sha256) for vin, hwid, sha256 in self._connection.execute(statement))
 
+    def newest_task_of(self, vin: str) -> int | None:
+        c = t.vehicle_upgrade.c
+        found: int | None = self._connection.execute(select(func.max(c.task_id)).where(c.vin == vin)).scalar()
+        entered = [task_id for task_id, vins in self.listed().items() if vin in vins]
+        return max([*entered, *([] if found is None else [found])], default=None)
+
     def open_upgrade(self, vin: str) -> VehicleUpgrade | None:
         c = t.vehicle_upgrade.c
         statement = select(t.vehicle_upgrade).where(c.vin == vin, c.status.in_(_OPEN))

@@ -139,6 +139,20 @@ class SqlVehicles(Tables):
         statement = select(customer, count).where(customer.is_not(None)).group_by(customer)
         return {row.customer: row.vehicles for row in self._connection.execute(statement)}
 
+    def remove(self, vin: str) -> None:
+        own = (
+            t.node,
+            t.reported_node,
+            t.last_login,
+            t.equipment_change,
+            t.local_upgrade,
+            t.presence,
+            t.device_session,
+            t.vehicle,
+        )
+        for table in own:
+            self._connection.execute(delete(table).where(table.c.vin == vin))
+
     def assign(self, vins: Sequence[str], customer: str) -> int:
         changed = 0
         for part in in_lists(sorted(vins)):
