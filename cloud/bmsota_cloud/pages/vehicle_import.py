@@ -29,8 +29,8 @@ def add_vehicle_import_pages(router: APIRouter, site: Site) -> None:
     def form(
         request: Request, registered: int | None = None, present: int = 0, changed: int = 0, removed: str = ""
     ) -> HTMLResponse:
-        counts = {"registered": registered, "present": present, "changed": changed}
-        return show(site.visitor(request), **counts, removed=removed)
+        visitor = site.visitor(request)
+        return show(visitor, registered=registered, present=present, changed=changed, removed=removed)
 
     @router.post(_HERE, response_class=HTMLResponse)
     def register(
