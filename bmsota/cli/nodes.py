@@ -47,15 +47,20 @@ from bmsota.flashing import (
 from bmsota.node import FailureCause, ImageStatus, NodeResult, image_status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from bmsota.flashing import FlashPlan, NodePlan
+    from bmsota.flashing import Finding, FlashPlan, NodePlan
     from bmsota.node import NodeDescription
 
 __all__ = ["nodes_command", "reset_command", "verify_command"]
 
 # Flashing has more to say about a missing node; these commands have not.
 _CHECK_NODE = "Check the node's supply and wiring."
+_COMPARE_WITH_ITS_OWN = "Compare with the release for this hardware, or select other nodes with `--to`."
+_MAKE_ALIKE = (
+    "Do not drive or charge until `bmsota flash` has brought the same release to all nodes; "
+    "it must be at least as new as what any of them runs."
+)
 
 
 class _Nodes:
@@ -244,7 +249,7 @@ def verify_command(ctx: typer.Context, options: VerifyOptions) -> None:
         keys = load_manifest_keys(options.manifest_key or ())
         wanted = None if options.source is None else load_source(options.source, keys)
 
-    silent: set[str] = set()
+    cures: dict[str, str] = {}
 
     def look(nodes: _Nodes) -> _Lines | None:
         found = nodes.discover(request.named_positions)
@@ -253,13 +258,17 @@ def verify_command(ctx: typer.Context, options: VerifyOptions) -> None:
         lines: _Lines
         if wanted is None:
             lines = [(node, *_state(node)) for node in found]
-            lines += [(None, False, problem) for problem in _disorder(found)]
+            disorder = _disorder(found)
+            cures.update(dict.fromkeys(disorder, _MAKE_ALIKE))
+            lines += [(None, False, problem) for problem in disorder]
             absent = [f"node {position} did not answer" for position in _missing(found, request.named_positions)]
         else:
             plan = make_plan(found, wanted, request)
-            lines = [(each.node, *_compared(each)) for each in plan.nodes if each.action is not Action.LEFT_OUT]
+            compared = [each for each in plan.nodes if each.action is not Action.LEFT_OUT]
+            lines = [(each.node, *_compared(each)) for each in compared]
+            cures.update({_compared(each)[1]: _COMPARE_WITH_ITS_OWN for each in compared if _other_kind(each)})
             absent = _absent(plan)
-        silent.update(absent)
+        cures.update(dict.fromkeys(absent, _CHECK_NODE))
         lines += [(None, False, problem) for problem in absent]
         return lines + [(None, False, f"node {each.position}: {each.detail}") for each in nodes.refused]
 
@@ -270,7 +279,7 @@ def verify_command(ctx: typer.Context, options: VerifyOptions) -> None:
             lines = look(nodes)
         if lines is None:
             return nodes.no_answer()
-        return _show(lines, silent, as_json=options.as_json, name=None if wanted is None else wanted.name)
+        return _show(lines, cures, as_json=options.as_json, name=None if wanted is None else wanted.name)
 
     _with_nodes(ctx, options, do, wait=options.wait, expected=request.named_positions)
 
@@ -283,8 +292,8 @@ def _is_equal(lines: _Lines) -> bool:
     return all(is_good for _, is_good, _ in lines)
 
 
-def _show(lines: _Lines, silent: set[str], *, as_json: bool, name: str | None) -> ExitCode:
-    """Print *lines*. Where nothing is wrong but that nodes are *silent*, another image is no cure."""
+def _show(lines: _Lines, cures: Mapping[str, str], *, as_json: bool, name: str | None) -> ExitCode:
+    """Print *lines*. *cures*: problem -> what to do about it, where flashing the release that was named is not it."""
     is_equal = _is_equal(lines)
     if as_json:
         content = {
@@ -305,10 +314,14 @@ def _show(lines: _Lines, silent: set[str], *, as_json: bool, name: str | None) -
         return ExitCode.DONE
     bad_nodes = [(node.position, text) for node, is_good, text in lines if node is not None and not is_good]
     problems = [text for node, is_good, text in lines if node is None and not is_good]
+    texts = [text for _, text in bad_nodes] + problems
+    advice = [cures[text] for text in texts if text in cures]
+    if not cures.keys() >= set(texts):
+        advice.append(FAULTS[FlashFault.DIFFERS].advice)
     say_fault(
         FlashFault.DIFFERS,
         "; ".join([*([nodes_text(bad_nodes)] if bad_nodes else []), *problems]),
-        advice=_CHECK_NODE if not bad_nodes and silent.issuperset(problems) else None,
+        advice=" ".join(dict.fromkeys(advice)),
     )
     say_again(was_changed=False)
     return ExitCode.FAILED
@@ -367,8 +380,7 @@ def _refusals(refused: Sequence[NodeResult]) -> str:
 def _compared(plan: NodePlan) -> tuple[bool, str]:
     """Whether one node runs what it should, and what it runs."""
     node = plan.node
-    kind = [each for each in plan.refusals if each.check in {Check.ROLE, Check.HARDWARE_CLASS}]
-    if kind:
+    if kind := _other_kind(plan):
         return False, "; ".join(f"{each.check.value}: {each.detail}" for each in kind)
     _, runs = _state(node)
     match plan.action:
@@ -384,6 +396,11 @@ def _compared(plan: NodePlan) -> tuple[bool, str]:
             f"expected another build of {plan.to_version}, {runs}, image {node.image_sha256.hex()[:IMAGE_DIGITS]}",
         )
     return False, f"expected {plan.to_version}, {runs}"
+
+
+def _other_kind(plan: NodePlan) -> list[Finding]:
+    """Why the image is none for this node at all."""
+    return [each for each in plan.refusals if each.check in {Check.ROLE, Check.HARDWARE_CLASS}]
 
 
 def _absent(plan: FlashPlan) -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from bmsota.canframe import CanFrame
 from bmsota.errors import ConfigurationError, MissingExtraError, SignalError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bmsota.signals._batch import Array, BatchCodec
-    from bmsota.signals._codec import Encoder
+    from bmsota.signals._codec import Decoder, Encoder
     from bmsota.signals._columns import SignalColumns
     from bmsota.signals._plan import LayoutNode, Signal, SignalValue
     from bmsota.signals._protection import E2EProtection
@@ -55,6 +55,14 @@ class DbcFault:
         return f"line {self.line}: {self.severity.value}: {self.reason}"
 
 
+_COMPILERS: Final[dict[str, Callable[..., Any]]] = {
+    "_decode": compile_decoder,
+    "_decode_raw": compile_decoder,
+    "_encode": compile_encoder,
+    "_encode_raw": compile_encoder,
+}
+
+
 class Message:
     """One message of a DBC. Immutable; made by `loads`."""
 
@@ -78,6 +86,10 @@ class Message:
         "senders",
         "signals",
     )
+    _decode: Decoder
+    _decode_raw: Decoder
+    _encode: Encoder
+    _encode_raw: Encoder
 
     def __init__(
         self,
@@ -96,7 +108,7 @@ class Message:
         attributes: Mapping[str, int | float | str] = MappingProxyType({}),
         protection: E2EProtection | None = None,
     ) -> None:
-        """Compile it. Raises ConfigurationError if *protection* does not fit the layout."""
+        """Raises ConfigurationError if *protection* does not fit the layout."""
         self.name = name
         self.can_id = can_id
         self.length = length
@@ -116,12 +128,18 @@ class Message:
         `signals["State"]`."""
         self.layout = layout
         """The plan both codecs are made from: a tree, branching at multiplexers."""
-        self._decode = compile_decoder(layout, size_bytes=length, where=name)
-        self._encode = compile_encoder(layout, size_bytes=length, where=name)
-        self._decode_raw = compile_decoder(layout, size_bytes=length, where=name, raw=True)
-        self._encode_raw: Encoder | None = None
         self._batch: BatchCodec | None = None
         self.seal: Seal | None = None if protection is None else Seal(self, protection)
+
+    def __getattr__(self, name: str) -> Any:
+        """Compile a codec that is first wanted: of a database of thousands of messages, few are seen, and most are only read."""
+        compiler = _COMPILERS.get(name)
+        if compiler is None:
+            msg = f"{type(self).__name__!r} object has no attribute {name!r}"
+            raise AttributeError(msg)
+        codec = compiler(self.layout, size_bytes=self.length, where=self.name, raw=name.endswith("_raw"))
+        setattr(self, name, codec)
+        return codec
 
     def __repr__(self) -> str:
         return f"Message({self.name!r}, can_id=0x{self.can_id:X}, length={self.length}, signals={len(self.signals)})"
@@ -185,8 +203,6 @@ class Message:
         """
         if base is not None:
             return self._onto(values, base, raw=True)
-        if self._encode_raw is None:  # Compiled when it is first wanted: most databases are only read.
-            self._encode_raw = compile_encoder(self.layout, size_bytes=self.length, where=self.name, raw=True)
         return self._encode_raw(values)
 
     def _onto(self, values: Mapping[str, SignalValue], base: bytes, *, raw: bool) -> bytes:

@@ -294,6 +294,9 @@ class TestVerify:
             done = bmsota("verify", *pack.arguments, *QUICK)
         assert done.code == 1
         assert "PROBLEM  pack: nodes of one kind run different versions: 2.0.0 on 1, 2.1.0 on 2" in done.out
+        assert (
+            "next: Do not drive or charge until `bmsota flash` has brought the same release to all nodes;" in done.err
+        )
 
     def test_json(self, pack, release):
         done = bmsota("verify", release, "--json", *pack.arguments, *QUICK)
@@ -310,7 +313,7 @@ class TestVerify:
         done = bmsota("verify", release, "--expect", "7", *pack.arguments, *QUICK)
         assert done.code == 1
         assert "DIFFERS  pack: node 7 did not answer" in done.out
-        assert "next: Run `bmsota flash` with the release" in done.err
+        assert "next: Check the node's supply and wiring. Run `bmsota flash` with the release" in done.err
 
     def test_of_a_silent_node_alone_another_image_is_no_cure(self, pack):
         done = bmsota("verify", "--expect", "7", *pack.arguments, *QUICK)

@@ -45,6 +45,8 @@ def test_the_wrong_release_is_told_by_the_names_of_both(pack, tmp_path):
     assert f"hardware-class: node 1: {expected}" in plan.err
     verified = bmsota("verify", path, "--to", "1", *pack.arguments, *QUICK)
     assert f"F7-slave ({F7.class_id}), got E7-slave" in verified.out
+    # Flashing what it was compared with is refused, and so is no cure.
+    assert "next: Compare with the release for this hardware, or select other nodes with `--to`.\n" in verified.err
 
 
 @pytest.mark.parametrize("text", ["X1-slave", "/X1", "acme.example/"])

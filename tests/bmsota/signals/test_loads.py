@@ -446,3 +446,28 @@ def test_every_cut_of_a_clean_file_is_loaded():
 @pytest.mark.parametrize("name", packaged_dbc_names())
 def test_the_files_of_the_project_are_without_fault(name):
     assert loads(packaged_dbc(name)).faults == ()
+
+
+def test_a_codec_is_compiled_when_it_is_first_wanted(monkeypatch):
+    """A standard's database has thousands of messages, and a log some tens of them."""
+    from bmsota.signals import _database
+
+    compiled = []
+
+    def counting(original):
+        def compiler(layout, *, where, **options):
+            compiled.append(where)
+            return original(layout, where=where, **options)
+
+        return compiler
+
+    for name, compiler in _database._COMPILERS.items():
+        monkeypatch.setitem(_database._COMPILERS, name, counting(compiler))
+    text = "\n".join(f'BO_ {number} M{number}: 8 A\n SG_ S : 0|8@1+ (1,0) [0|0] "" A' for number in range(1, 40))
+    database = loads("BU_: A\n" + text)
+    assert compiled == []
+    assert [database["M7"].decode(bytes([5] * 8)) for _ in range(2)] == [{"S": 5}] * 2
+    assert database["M7"].with_protection(None).decode_raw(bytes(8)) == {"S": 0}
+    assert set(compiled) == {"M7"}
+    with pytest.raises(AttributeError, match="'Message' object has no attribute 'colour'"):
+        database["M7"].colour  # noqa: B018
