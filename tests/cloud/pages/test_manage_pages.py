@@ -176,7 +176,7 @@ def test_vehicles_of_a_file_are_registered_all_or_none(fleet, visit, words):
     assert 'value="Harbour"' in answer.text
     assert fleet.vin(7) not in carol.see("/vehicles")
     answer = upload(carol, lines, project="Harbour")
-    assert answer.headers["location"] == "/manage/vehicles?registered=2&present=0"
+    assert answer.headers["location"] == "/manage/vehicles?registered=2&present=0&changed=0"
     answer = upload(carol, lines + f"{fleet.vin(9)},F7\n", project="Harbour")
     assert "1 vehicle was registered; 2 were registered already." in words(carol.see(answer.headers["location"]))
     assert fleet.vin(9) in carol.see("/vehicles")
