@@ -57,6 +57,12 @@ def test_settings_go_by_the_names_of_the_options_and_paths_are_relative_to_the_f
         ),
         ('trusted-proxy = ["proxy.example"]', "trusted-proxy: expected an address or a network as 10.0.0.0/8"),
         ('report-hash = "md5"', "report-hash: input should be 'sha256', 'sha384' or 'sha512', got 'md5'"),
+        ('map-tiles = "tiles.example/{z}/{x}/{y}.png"', "map-tiles: expected https://host/path with {z}, {x} and {y}"),
+        (
+            'map-tiles = "https://tiles.example/{x}/{y}.png"',
+            "map-tiles: expected https://host/path with {z}, {x} and {y}",
+        ),
+        ('map-tiles = "https://a b;c/{z}/{x}/{y}.png"', "map-tiles: expected https://host/path with {z}, {x} and {y}"),
         ("http-port = ", "not TOML: "),
         ("a = 1\na = 2", "not TOML: "),
     ],

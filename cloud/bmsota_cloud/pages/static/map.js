@@ -45,14 +45,21 @@ export function startMap(section) {
     const response = await fetch(section.dataset.outlines);
     const world = await response.json();
     const shapes = window.topojson.feature(world, world.objects.countries);
-    const layer = L.geoJSON(shapes, {
+    const style = {
       pane: "outlines",
       renderer: L.canvas({ pane: "outlines", padding: 0.5 }),
       interactive: false,
-      style: () => ({ stroke: true, weight: 0.8, color: colour("--map-border"), fillColor: colour("--map-land"), fillOpacity: 1 }),
-    });
-    base.clearLayers().addLayer(layer);
-    attribution.addAttribution("Natural Earth");
+      weight: 0.8,
+      color: colour("--map-border"),
+      fillColor: colour("--map-land"),
+      fillOpacity: 1,
+    };
+    base.clearLayers();
+    for (const { geometry } of shapes.features) {
+      const polygons = geometry?.type === "Polygon" ? [geometry.coordinates] : (geometry?.coordinates ?? []);
+      for (const rings of polygons) for (const flat of flattened(rings)) base.addLayer(L.polygon(flat, style));
+    }
+    attribution.removeAttribution("Natural Earth").addAttribution("Natural Earth");
   }
 
   function showTiles(url) {
@@ -65,6 +72,28 @@ export function startMap(section) {
       showOutlines();
     });
     base.addLayer(layer);
+  }
+
+  // The outlines are of a ball: a ring that crosses the date line is drawn on, and again on the other side; one around a pole
+  // is closed along the edge of the map.
+  function flattened(rings) {
+    const outer = [];
+    let turn = 0;
+    let before = rings[0][0][0];
+    for (const [longitude, latitude] of rings[0]) {
+      if (longitude + turn - before > 180) turn -= 360;
+      else if (longitude + turn - before < -180) turn += 360;
+      before = longitude + turn;
+      outer.push([latitude, before]);
+    }
+    const [first, last] = [outer[0], outer.at(-1)];
+    if (Math.abs(last[1] - first[1]) > 180) outer.push([Math.sign(last[0]) * 90, last[1]], [Math.sign(first[0]) * 90, first[1]]);
+    const holes = rings.slice(1).map((ring) => ring.map(([longitude, latitude]) => [latitude, longitude]));
+    const found = [[outer, ...holes]];
+    for (const shift of [-360, 360]) {
+      if (outer.some(([, longitude]) => (shift < 0 ? longitude > 180 : longitude < -180))) found.push([outer.map(([latitude, longitude]) => [latitude, longitude + shift])]);
+    }
+    return found;
   }
 
   const colour = (name) => getComputedStyle(section).getPropertyValue(name).trim();
