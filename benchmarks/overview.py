@@ -1,4 +1,4 @@
-"""The vehicle list of 10,000 vehicles, as a person and a program get it: pages of 50 by HTTP, without the network.
+"""The overview and the vehicle list of 10,000 vehicles, as a person and a program get it: pages of 50 by HTTP, without the network.
 
 Vehicles, links and newest states are in two SQLite files; a tenth of the fleet is online. The median of CPU time, of all threads.
 Asked in turns. The ratio is to the empty list of tasks, which shows nothing of the fleet: what the machine, the web server and
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from bmsota_cloud.domain.accounts import Role
 from bmsota_cloud.domain.presence import Presence
+from bmsota_cloud.domain.telemetry import Mark, StateRow
 from bmsota_cloud.domain.vehicles import Vehicle
 from bmsota_cloud.platform import build_cloud
 from bmsota_cloud.services import PlatformKeys, PlatformSettings
@@ -37,13 +38,21 @@ _KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 _FLOOR = "empty task list"
 _ASKED = {
     _FLOOR: "/ota/tasks",
-    "overview": "/vehicles",
-    "overview page 150": "/vehicles?page=150",
-    "overview online": "/vehicles?online=yes",
-    "overview offline, one project": "/vehicles?online=no&project=P3",
-    "overview series": "/vehicles?series=E7",
-    "overview text": "/vehicles?q=00042",
-    "overview REST online": "/api/v1/vehicles?online=true",
+    "overview": "/",
+    "overview page 150 by SOC": "/?page=150&sort=soc",
+    "overview with faults": "/?state=faults",
+    "overview offline, one project": "/?state=offline&project=P3",
+    "overview text": "/?q=00042",
+    "overview map": "/map/vehicles",
+    "overview map in groups": "/map/vehicles?grouped=yes&zoom=4&bounds=15,70,55,140",
+    "overview REST map": "/api/v1/overview/map",
+    "list": "/vehicles",
+    "list page 150": "/vehicles?page=150",
+    "list online": "/vehicles?online=yes",
+    "list offline, one project": "/vehicles?online=no&project=P3",
+    "list series": "/vehicles?series=E7",
+    "list text": "/vehicles?q=00042",
+    "list REST online": "/api/v1/vehicles?online=true",
 }
 
 
@@ -92,6 +101,22 @@ def _fill(cloud: Cloud) -> None:
             for number, vin in enumerate(vins, 1)
         ]
         work.presence.save(presences, [])
+    now_ns = int(_NOW.timestamp()) * 1_000_000_000
+    states = [
+        StateRow(
+            vin,
+            now_ns - number * 1_000_000,
+            soc_pct=float(number % 101),
+            alarm_level=3 if number % 50 == 0 else 0,
+            frames=bytes(342),
+            memory=bytes(40),
+            latitude_deg=20 + number % 97 / 4,
+            longitude_deg=75 + number % 211 / 4,
+            is_position_valid=True,
+        )
+        for number, vin in enumerate(vins)
+    ]
+    cloud.telemetry.save_derived(states, (), Mark())
     cloud.services.accounts.create(
         name="vera", email="vera@example.org", role=Role.VIEWER, password=_PASSWORD, now=_NOW
     )

@@ -26,7 +26,7 @@ from bmsota.errors import BmsotaError, ConfigurationError
 from bmsota_cloud.backup import back_up, check_data
 from bmsota_cloud.backup import restore as restore_backup
 from bmsota_cloud.clock import wall_clock
-from bmsota_cloud.config import REPORT_KEEP_DAYS_MIN, load_config, origin, proxy
+from bmsota_cloud.config import REPORT_KEEP_DAYS_MIN, load_config, origin, proxy, tiles
 from bmsota_cloud.config import gateway_name as gateway_name_of
 from bmsota_cloud.domain.accounts import Role, Scope, ScopeKind
 from bmsota_cloud.keys import load_keys
@@ -103,6 +103,10 @@ def _as_origins(values: list[str] | None) -> list[str]:
 
 def _as_proxies(values: list[str] | None) -> list[str]:
     return [_checked(proxy, value) for value in values or []]
+
+
+def _as_tiles(value: str) -> str:
+    return _checked(tiles, value) if value else value
 
 
 def _as_gateway_name(value: str) -> str:
@@ -225,6 +229,15 @@ def serve(
     upload_max_mib: Annotated[
         int, _option(_WEB, help="Refuse release uploads larger than this, in MiB.", min=1, max=4096)
     ] = _DEFAULTS.upload_size_bytes_max // _MIB,
+    map_tiles: Annotated[
+        str,
+        _option(
+            _WEB,
+            callback=_as_tiles,
+            help="Show this base map, as https://host/{z}/{x}/{y}.png, instead of the built-in outlines.",
+        ),
+    ] = "",
+    map_attribution: Annotated[str, _option(_WEB, help="Name the source of --map-tiles on the map.")] = "",
     gateway_host: Annotated[str, _option(_GATEWAY, help="Accept links on this address instead of --host.")] = "",
     gateway_port: Annotated[
         int, _option(_GATEWAY, help="Accept GB/T 32960 links on this port.", min=0, max=65535)
@@ -336,6 +349,8 @@ def serve(
             event_keep_s=event_keep_days * 86_400,
             report_compact_after_s=report_compact_after_hours * 3600,
             upload_size_bytes_max=upload_max_mib * _MIB,
+            map_tiles=map_tiles,
+            map_attribution=map_attribution,
             link_keys=LinkKeys() if link_keys is None else load_link_keys(link_keys),
             platform_peers={} if platform_logins is None else load_platform_logins(platform_logins),
             report_verifier=None

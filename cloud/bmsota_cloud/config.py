@@ -21,7 +21,7 @@ from bmsota_cloud.services import LINKS_MAX, REPORT_KEEP_S_MIN
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["REPORT_KEEP_DAYS_MIN", "ServeFile", "gateway_name", "load_config", "origin", "proxy"]
+__all__ = ["REPORT_KEEP_DAYS_MIN", "ServeFile", "gateway_name", "load_config", "origin", "proxy", "tiles"]
 
 _GATEWAY_NAME = re.compile(r"[A-Za-z0-9._-]{1,48}", re.ASCII)
 
@@ -57,6 +57,23 @@ def proxy(value: str) -> str:
     return value
 
 
+def tiles(value: str) -> str:
+    """*value* if it is the template of a web map's tiles.
+
+    Raises:
+        ValueError: it is not.
+    """
+    parts = urlsplit(value)
+    is_address = parts.scheme in {"http", "https"} and re.fullmatch(r"[A-Za-z0-9.:\[\]-]+", parts.netloc)
+    if (
+        not is_address
+        or any(value.count(name) != 1 for name in ("{z}", "{x}", "{y}"))
+        or re.search(r"[\s;,'\"]", value)
+    ):
+        raise ValueError(f"expected https://host/path with {{z}}, {{x}} and {{y}}, got {value[:120]!r}")
+    return value
+
+
 def gateway_name(value: str) -> str:
     """*value* if it can be the name of a gateway.
 
@@ -70,6 +87,7 @@ def gateway_name(value: str) -> str:
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Origin = Annotated[str, AfterValidator(origin)]
+Tiles = Annotated[str, AfterValidator(tiles)]
 GatewayName = Annotated[str, AfterValidator(gateway_name)]
 Proxy = Annotated[str, AfterValidator(proxy)]
 
@@ -97,6 +115,8 @@ class ServeFile(BaseModel):
     device_url_alias: list[Origin] | None = None
     accept_proof_without_origin: bool | None = None
     upload_max_mib: Annotated[int, Field(ge=1, le=4096)] | None = None
+    map_tiles: Tiles | None = None
+    map_attribution: Annotated[str, Field(max_length=200)] | None = None
 
     gateway_host: str | None = None
     gateway_port: Port | None = None

@@ -61,6 +61,12 @@ def test_settings_go_by_the_names_of_the_options_and_paths_are_relative_to_the_f
         ("host = 127", "host: expected a text, got 127"),
         ('image-key = "image.pem"', "image-key: expected a list, got 'image.pem'"),
         ('image-key = ["image.pem", 7]', "image-key: expected a text, got 7"),
+        ('map-tiles = "tiles.example/{z}/{x}/{y}.png"', "map-tiles: expected https://host/path with {z}, {x} and {y}"),
+        (
+            'map-tiles = "https://tiles.example/{x}/{y}.png"',
+            "map-tiles: expected https://host/path with {z}, {x} and {y}",
+        ),
+        ('map-tiles = "https://a b;c/{z}/{x}/{y}.png"', "map-tiles: expected https://host/path with {z}, {x} and {y}"),
         ("http-port = ", "not TOML: "),
         ("a = 1\na = 2", "not TOML: "),
     ],

@@ -33,7 +33,6 @@ UNITS = "sssssssss"
 
 ROUTES = {
     # -- the front of it
-    "GET /": OPEN,
     "GET /login": OPEN,
     "POST /login": OPEN,
     # Leads to the login, whoever asks.
@@ -44,6 +43,9 @@ ROUTES = {
     "GET /api/v1/openapi.json": OPEN,
     "* /device/v1/{rest:path}": UNITS,
     # -- pages
+    "GET /": LOGGED_IN,
+    "GET /map/vehicles": LOGGED_IN,
+    "SOCKET /live/overview": LOGGED_IN,
     "GET /vehicles": LOGGED_IN,
     "GET /vehicles/register": MAKERS,
     "POST /vehicles/register": PROJECT_MAKERS,
@@ -112,6 +114,8 @@ ROUTES = {
     f"GET {API}/clock": LOGGED_IN,
     f"POST {API}/clock/accept": "sff++ffff",
     f"GET {API}/vehicles": LOGGED_IN,
+    f"GET {API}/overview": LOGGED_IN,
+    f"GET {API}/overview/map": LOGGED_IN,
     f"POST {API}/vehicles": PROJECT_MAKERS,
     f"POST {API}/vehicles/import": MAKERS,
     f"GET {API}/vehicles/{{vin}}": VEHICLE,

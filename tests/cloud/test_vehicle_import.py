@@ -170,8 +170,8 @@ def test_a_file_by_the_api(world, client, bearer):
     lines = f"vin,series\n{ONE},F7\n{TWO},F7\n"
     assert send("carol", lines).json()["detail"].endswith("or name the project of all in the field project")
     answer = send("carol", lines, project="Harbour")
-    assert (answer.status_code, answer.json()) == (200, {"registered": 2, "present": 0})
-    assert send("carol", lines, project="Harbour").json() == {"registered": 0, "present": 2}
+    assert (answer.status_code, answer.json()) == (200, {"registered": 2, "present": 0, "changed": 0})
+    assert send("carol", lines, project="Harbour").json() == {"registered": 0, "present": 2, "changed": 0}
     answer = send("carol", lines, project="Hills")
     assert (answer.status_code, answer.json()["error"]) == (422, "bad-import")
     assert send("vera", lines, project="Harbour").status_code == 403

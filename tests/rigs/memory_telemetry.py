@@ -6,7 +6,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 from bmsota_cloud.domain.paging import Page
-from bmsota_cloud.domain.telemetry import Compacted, HotPartition, Mark, Unread
+from bmsota_cloud.domain.telemetry import Compacted, FleetMark, HotPartition, Mark, Unread
 
 DAY_S = 86_400
 
@@ -74,6 +74,13 @@ class MemoryTelemetry:
 
     def newest(self, vins):
         return {vin: self.rows[vin] for vin in vins if vin in self.rows}
+
+    def fleet_marks(self, vins=None):
+        return {
+            vin: FleetMark(*(getattr(row, name) for name in FleetMark._fields))
+            for vin, row in self.rows.items()
+            if vins is None or vin in vins
+        }
 
     def events(self, vin, request, *, since=None, until=None, kinds=()):
         found = [

@@ -14,6 +14,7 @@ from bmsota_cloud.api.customers import add_customer_routes
 from bmsota_cloud.api.equipment import add_equipment_routes
 from bmsota_cloud.api.histories import add_history_routes
 from bmsota_cloud.api.ota_tasks import add_ota_task_routes
+from bmsota_cloud.api.overview import add_overview_routes
 from bmsota_cloud.api.projects import add_project_routes
 from bmsota_cloud.api.refusals import add_refusal_routes
 from bmsota_cloud.api.releases import add_release_routes
@@ -39,6 +40,7 @@ def build_router(services: Services, clock: Clock) -> APIRouter:
     add_clock_routes(router, services, clock)
     add_customer_routes(router, services, clock)
     add_vehicle_routes(router, services, clock)
+    add_overview_routes(router, services)
     add_telemetry_routes(router, services)
     add_history_routes(router, services)
     add_equipment_routes(router, services)

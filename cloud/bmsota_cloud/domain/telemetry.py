@@ -23,6 +23,7 @@ __all__ = [
     "TIME_MIN_S",
     "Compacted",
     "EventKind",
+    "FleetMark",
     "FramePage",
     "HotPartition",
     "JsonValue",
@@ -126,6 +127,18 @@ class StateRow(NamedTuple):
     """Of the last position, as in `VehicleSnapshot`."""
     longitude_deg: float | None = None
     is_position_valid: bool | None = None
+
+
+# Of thousands at once: a tuple.
+class FleetMark(NamedTuple):
+    """What an overview shows of a vehicle's newest state."""
+
+    last_seen_at_ns: int
+    soc_pct: float | None
+    alarm_level: int | None
+    latitude_deg: float | None
+    longitude_deg: float | None
+    is_position_valid: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

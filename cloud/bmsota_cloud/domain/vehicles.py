@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = [
     "EquipmentData",
     "FleetCount",
+    "FleetState",
+    "FleetVehicle",
     "LastLogin",
     "NodeKind",
     "Vehicle",
@@ -180,6 +182,33 @@ class FleetCount:
 
     online: int
     offline: int
+
+
+class FleetState(StrEnum):
+    """What vehicles of an overview are counted and filtered by; a vehicle may be in several."""
+
+    ONLINE = "online"
+    OFFLINE = "offline"
+    FAULTS = "faults"
+    """Its newest report has an alarm level above 0."""
+    UPGRADING = "upgrading"
+    """An OTA task that was approved has not ended for it."""
+
+
+# Of thousands at once: a tuple.
+class FleetVehicle(NamedTuple):
+    """A vehicle among many: what lists and maps say of it."""
+
+    vin: str
+    hwid: str
+    series: str
+    project: str
+    customer: str
+    battery_number: str
+    frame_number: str
+    model: str
+    plate: str
+    city: str
 
 
 def node_name(position: int) -> str:

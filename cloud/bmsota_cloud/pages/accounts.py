@@ -31,11 +31,7 @@ _LOGIN_STATUSES: dict[type[CloudError], int] = {LoginError: 401, RateLimitedErro
 
 
 def add_account_pages(router: APIRouter, site: Site) -> None:
-    """Add the front page, the login and the logout."""
-
-    @router.get("/")
-    def front() -> RedirectResponse:
-        return RedirectResponse("/vehicles", 303)
+    """Add the login and the logout."""
 
     @router.get("/login", response_class=HTMLResponse)
     def login_page(request: Request, next: str = "/") -> Response:  # noqa: A002 - the name in the address

@@ -72,18 +72,30 @@ def _environment() -> Environment:
 class Pages:
     """The templates of this package."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, image_source: str = "") -> None:
+        """*image_source*: from where images may come beside our own: the host of the map's tiles."""
         self._environment = _environment()
+        more = {}
+        if image_source:
+            more["Content-Security-Policy"] = (
+                f"{HEADERS['Content-Security-Policy']}; img-src 'self' data: {image_source}"
+            )
+        self._headers = {**HEADERS, **more}
 
     def page(self, name: str, context: Mapping[str, Any], *, status_code: int = 200) -> HTMLResponse:
         """A whole document."""
         text = self._environment.get_template(name).render(context)
-        return HTMLResponse(text, status_code=status_code, headers=HEADERS)
+        return HTMLResponse(text, status_code=status_code, headers=self._headers)
 
     def part(self, name: str, block: str, context: Mapping[str, Any]) -> HTMLResponse:
         """One block of a document, for a script that puts it into the page."""
         # The same address answers with the whole document to others.
-        return HTMLResponse(self.parts(name, [block], context)[block], headers={**HEADERS, "Vary": "X-Partial"})
+        return HTMLResponse(self.parts(name, [block], context)[block], headers={**self._headers, "Vary": "X-Partial"})
+
+    def several(self, name: str, blocks: Iterable[str], context: Mapping[str, Any]) -> HTMLResponse:
+        """Several blocks, one behind the other."""
+        parts = self.parts(name, blocks, context)
+        return HTMLResponse("\n".join(parts.values()), headers={**self._headers, "Vary": "X-Partial"})
 
     def parts(self, name: str, blocks: Iterable[str], context: Mapping[str, Any]) -> dict[str, str]:
         """Blocks by name."""

@@ -37,6 +37,7 @@ from bmsota_cloud.pages.histories import add_history_pages
 from bmsota_cloud.pages.manage_accounts import add_manage_account_pages
 from bmsota_cloud.pages.manage_vehicle import add_manage_vehicle_pages
 from bmsota_cloud.pages.ota_tasks import add_ota_task_pages
+from bmsota_cloud.pages.overview import add_overview_pages
 from bmsota_cloud.pages.projects import add_project_pages
 from bmsota_cloud.pages.records import add_record_pages
 from bmsota_cloud.pages.refusals import add_refusal_pages
@@ -91,6 +92,7 @@ def build_router(services: "Services", settings: "PlatformSettings", clock: "Clo
     site = Site(services, settings, clock)
     router = APIRouter(route_class=_route_class(site), include_in_schema=False)
     add_account_pages(router, site)
+    add_overview_pages(router, site)
     add_vehicle_pages(router, site)
     add_telemetry_pages(router, site)
     add_history_pages(router, site)

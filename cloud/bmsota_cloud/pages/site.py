@@ -29,7 +29,7 @@ class Site:
         self.services = services
         self.settings = settings
         self.now = clock
-        self.pages = Pages()
+        self.pages = Pages(image_source=settings.map_tiles_origin)
 
     def visitor(self, connection: HTTPConnection) -> Visitor:
         """Who is asking.
@@ -82,6 +82,10 @@ class Query:
     def bare(self) -> str:
         """The list without filters."""
         return self._path
+
+    def where(self, name: str, value: str) -> str:
+        """The address of the first page of the list with another value of one filter."""
+        return Query(self._path, {**self._filters, name: value}).page(1)
 
     def page(self, number: int) -> str:
         """The address of another page of the same list."""

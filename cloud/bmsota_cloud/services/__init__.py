@@ -39,6 +39,18 @@ from bmsota_cloud.services.ota_task_views import (
 )
 from bmsota_cloud.services.ota_tasks import OtaTaskService
 from bmsota_cloud.services.outbox import OutboxService
+from bmsota_cloud.services.overview import (
+    MARKS_MAX,
+    ZOOM_MAX,
+    FleetCluster,
+    FleetMap,
+    FleetPage,
+    FleetPoint,
+    FleetRow,
+    FleetSort,
+    MapBounds,
+    OverviewService,
+)
 from bmsota_cloud.services.platform_logins import PlatformLoginService, PlatformLoginVerdict
 from bmsota_cloud.services.presence import PresenceService, SteadyTime
 from bmsota_cloud.services.projects import ProjectService, ProjectView
@@ -61,10 +73,12 @@ __all__ = [
     "DEVICE_TOKEN_VALID_S",
     "GAP_PERIODS",
     "LINKS_MAX",
+    "MARKS_MAX",
     "PASSWORD_LENGTH_MIN",
     "RECORD_PERIOD_S",
     "REMARK_WORDS",
     "REPORT_KEEP_S_MIN",
+    "ZOOM_MAX",
     "AccountService",
     "ActView",
     "AuditService",
@@ -79,6 +93,12 @@ __all__ = [
     "EquipmentService",
     "EventView",
     "Figures",
+    "FleetCluster",
+    "FleetMap",
+    "FleetPage",
+    "FleetPoint",
+    "FleetRow",
+    "FleetSort",
     "FrameWriter",
     "Health",
     "HistoryService",
@@ -91,12 +111,14 @@ __all__ = [
     "LiveFeed",
     "Login",
     "MailView",
+    "MapBounds",
     "MonitoringService",
     "NodeFact",
     "Oddity",
     "OrderReportView",
     "OtaTaskService",
     "OutboxService",
+    "OverviewService",
     "PlatformKeys",
     "PlatformLoginService",
     "PlatformLoginVerdict",
@@ -150,6 +172,7 @@ class Services:
     monitoring: MonitoringService
     ota_tasks: OtaTaskService
     outbox: OutboxService
+    overview: OverviewService
     platform_logins: PlatformLoginService
     presence: PresenceService
     projects: ProjectService
@@ -184,6 +207,7 @@ class Services:
             monitoring=MonitoringService(context),
             ota_tasks=OtaTaskService(context, CodeLimits(limits, context)),
             outbox=OutboxService(context),
+            overview=OverviewService(context),
             platform_logins=PlatformLoginService(context, limits),
             presence=context.presence,
             projects=ProjectService(context),

@@ -143,8 +143,17 @@ class PlatformSettings:
     """Other platforms that may log in, by their codes."""
     report_verifier: ReportVerifier | None = None
     """Reports of the 2025 edition must be signed by this key."""
+    map_tiles: str = ""
+    """Where browsers get the base map: "https://tiles.example/{z}/{x}/{y}.png"; empty: outlines of our own."""
+    map_attribution: str = ""
+    """Whose base map that is."""
     upload_size_bytes_max: int = UPLOAD_SIZE_BYTES_MAX
     """The largest release upload; other requests have limits of their own."""
+
+    @property
+    def map_tiles_origin(self) -> str:
+        """Scheme, host and port of `map_tiles`; empty without."""
+        return "/".join(self.map_tiles.split("/")[:3])
 
     def __post_init__(self) -> None:
         if self.report_compact_after_s and self.report_compact_after_s < REPORT_COMPACT_AFTER_S_MIN:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.releases import Release
     from bmsota_cloud.domain.telemetry import (
         Compacted,
+        FleetMark,
         FramePage,
         HotPartition,
         Mark,
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
         Unread,
         VehicleEvent,
     )
-    from bmsota_cloud.domain.vehicles import FleetCount, LastLogin, Vehicle, VehicleFilter, VehicleNode
+    from bmsota_cloud.domain.vehicles import FleetCount, FleetVehicle, LastLogin, Vehicle, VehicleFilter, VehicleNode
 
 __all__ = [
     "AccountTables",
@@ -149,6 +150,10 @@ class VehicleTables(Protocol):
         """Ordered by VIN; and how many pass the filter, leaving aside what it says about the connection."""
         ...
 
+    def fleet(self, asked: VehicleFilter, scope: Scope) -> Sequence[FleetVehicle]:
+        """All that pass the filter, leaving aside what it says about the connection; by VIN."""
+        ...
+
     def projects(self, scope: Scope) -> tuple[str, ...]: ...
     def series(self, scope: Scope) -> tuple[str, ...]: ...
     def cities(self, scope: Scope) -> tuple[str, ...]: ...
@@ -206,6 +211,10 @@ class PresenceTables(Protocol):
 
     def connections(self, vins: Sequence[str], lease_check: LeaseCheck) -> Mapping[str, VehicleConnection]:
         """By VIN; vehicles that never connected are left out."""
+        ...
+
+    def online(self, lease_check: LeaseCheck) -> frozenset[str]:
+        """The VINs of all that are connected."""
         ...
 
     def count_online(self, lease_check: LeaseCheck) -> int: ...
@@ -322,6 +331,10 @@ class OtaTaskTables(Protocol):
 
     def others_with(self, task_id: int, vins: Sequence[str]) -> Mapping[str, int]:
         """The newest other task that has not ended these vehicles, by VIN, for those that another one has."""
+        ...
+
+    def upgrading(self) -> frozenset[str]:
+        """The VINs of all vehicles for which an approved task has not ended."""
         ...
 
     def silent_upgrades(self, now: datetime, limit: int) -> tuple[VehicleUpgrade, ...]:
@@ -697,6 +710,10 @@ class TelemetryStore(Protocol):
 
     def read(self, vin: str, since_s: int, until_s: int) -> Iterator[StoredFrame]:
         """The same frames, oldest first, from *since_s* (included) to *until_s*, Unix seconds. Reads in small pieces."""
+        ...
+
+    def fleet_marks(self, vins: Sequence[str] | None = None) -> Mapping[str, FleetMark]:
+        """What an overview shows of the newest states; None: of all vehicles. Without their frames, for many at once."""
         ...
 
     def newest(self, vins: Sequence[str]) -> Mapping[str, StateRow]:

@@ -21,7 +21,7 @@ NOT_FOR |= {
     for page in ("accounts", "accounts/{name}", "new-account", "customers")
     for name in ("carol", "alan", "vera")
 }
-OPEN_TO_STRANGERS = {("GET", "/login"), ("POST", "/login"), ("GET", "/")}
+OPEN_TO_STRANGERS = {("GET", "/login"), ("POST", "/login")}
 
 
 @pytest.fixture

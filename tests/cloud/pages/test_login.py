@@ -16,8 +16,10 @@ def log_in(visitor, name="carol", password=PASSWORD, next_path="/", **headers):
     return visitor.client.post("/login", data={"name": name, "password": password, "next": next_path}, headers=headers)
 
 
-def test_the_front_page_leads_to_the_vehicles(visit):
-    assert visit("vera").get("/").headers["location"] == "/vehicles"
+def test_the_front_page_leads_a_stranger_to_the_login_and_back(stranger):
+    assert stranger.get("/").headers["location"] == "/login"
+    assert log_in(stranger).headers["location"] == "/"
+    assert stranger.get("/").status_code == 200
 
 
 def test_a_stranger_is_sent_to_the_login_and_from_there_to_where_he_wanted(stranger):

@@ -29,8 +29,12 @@ function startList(form, id) {
       template.innerHTML = await response.text();
       const fresh = template.content.getElementById(id);
       if (!response.ok || !fresh) throw new Error(`expected the list, got status ${response.status}`);
+      for (const part of template.content.querySelectorAll("[data-part]")) {
+        if (part !== fresh) document.getElementById(part.id)?.replaceWith(part);
+      }
       list.replaceWith(fresh);
       if (remember) history.pushState(null, "", url);
+      document.dispatchEvent(new Event("list-shown"));
     } catch (error) {
       // Not logged in any more, refused, or no connection: let the browser show what there is to show.
       if (error.name !== "AbortError") location.assign(url);
@@ -46,11 +50,11 @@ function startList(form, id) {
     typing = setTimeout(() => show(address(), true), event.target.tagName === "SELECT" ? 0 : TYPING_MS);
   });
   document.addEventListener("click", (event) => {
-    const link = event.target.closest(`#${id} .pager a, #${id} .empty a`);
+    const link = event.target.closest(`#${id} .pager a, #${id} .empty a, a[data-list-link="${id}"]`);
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey || event.button !== 0) return;
     event.preventDefault();
     fill(new URL(link.href).searchParams);
-    show(link.getAttribute("href"), true).then(() => document.getElementById(id).scrollIntoView({ block: "nearest" }));
+    show(link.getAttribute("href"), true).then(() => link.dataset.listLink || document.getElementById(id).scrollIntoView({ block: "nearest" }));
   });
   addEventListener("popstate", () => {
     fill(new URLSearchParams(location.search));

@@ -12,8 +12,13 @@ const NO_SUCH_THING = 4404;
 
 export function startLive(path) {
   const banner = document.getElementById("lost");
-  const url = new URL(path, location.href);
-  url.protocol = url.protocol.replace("http", "ws");
+  // A list that filters itself tells its filters to the socket.
+  const followsQuery = "liveQuery" in document.body.dataset;
+  function address() {
+    const url = new URL(path + (followsQuery ? location.search : ""), location.href);
+    url.protocol = url.protocol.replace("http", "ws");
+    return url;
+  }
   let socket = null;
   let waitMs = WAIT_MS_MIN;
   let retry = 0;
@@ -22,7 +27,7 @@ export function startLive(path) {
   function open() {
     clearTimeout(retry);
     if (socket || document.hidden) return;
-    const mine = new WebSocket(url);
+    const mine = new WebSocket(address());
     socket = mine;
     listenOn();
     mine.onmessage = (event) => {
@@ -88,6 +93,7 @@ export function startLive(path) {
       }
     }
     refreshTimes();
+    if (message.kind === "parts") document.dispatchEvent(new Event("live-parts"));
   }
 
   const found = (key) => document.querySelectorAll(`[data-k="${CSS.escape(key)}"]`);
@@ -100,6 +106,13 @@ export function startLive(path) {
       open();
     }
   });
+  if (followsQuery) {
+    document.addEventListener("list-shown", () => {
+      clearTimeout(retry);
+      leave(null);
+      open();
+    });
+  }
   addEventListener("offline", () => leave(0));
   addEventListener("online", open);
   addEventListener("pagehide", () => leave(null));

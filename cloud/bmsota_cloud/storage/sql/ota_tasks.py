@@ -196,6 +196,11 @@ class SqlOtaTasks(Tables):
             found |= dict(self._connection.execute(statement.group_by(c.vin)).all())
         return found
 
+    def upgrading(self) -> frozenset[str]:
+        c = t.vehicle_upgrade.c
+        statement = select(c.vin).where(c.status.in_(UNDER_WAY)).distinct()
+        return frozenset(self._connection.execute(statement).scalars())
+
     def silent_upgrades(self, now: datetime, limit: int) -> tuple[VehicleUpgrade, ...]:
         c = t.vehicle_upgrade.c
         found: list[VehicleUpgrade] = []

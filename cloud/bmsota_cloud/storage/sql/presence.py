@@ -72,6 +72,11 @@ class SqlPresence(Tables):
                 )
         return found
 
+    def online(self, lease_check: LeaseCheck) -> frozenset[str]:
+        joined = t.presence.outerjoin(t.gateway, t.gateway.c.id == t.presence.c.gateway_id)
+        statement = select(t.presence.c.vin).select_from(joined).where(is_open(lease_check))
+        return frozenset(self._connection.execute(statement).scalars())
+
     def count_online(self, lease_check: LeaseCheck) -> int:
         joined = t.presence.outerjoin(t.gateway, t.gateway.c.id == t.presence.c.gateway_id)
         statement = select(func.count()).select_from(joined).where(is_open(lease_check))

@@ -21,7 +21,7 @@ from sqlalchemy import delete, func, insert, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from bmsota.errors import ConfigurationError
-from bmsota_cloud.domain.telemetry import EventKind, Mark, StateRow, Unread, VehicleEvent
+from bmsota_cloud.domain.telemetry import EventKind, FleetMark, Mark, StateRow, Unread, VehicleEvent
 from bmsota_cloud.storage import schema as t
 from bmsota_cloud.storage.sql._engine import MEMORY, SqlDatabase
 from bmsota_cloud.storage.sql._reading import BlockReader
@@ -344,6 +344,15 @@ class SqlTelemetryStore:
                 )
                 for row in connection.execute(statement).all():
                     found[row[0]] = StateRow(*row)
+        return found
+
+    def fleet_marks(self, vins: Sequence[str] | None = None) -> Mapping[str, FleetMark]:
+        c = t.newest_state.c
+        statement = select(c.vin, *(c[name] for name in FleetMark._fields))
+        found: dict[str, FleetMark] = {}
+        with _refusals(), self._database.reading() as connection:
+            for each in [statement] if vins is None else [statement.where(c.vin.in_(part)) for part in in_lists(vins)]:
+                found.update((row[0], FleetMark(*row[1:])) for row in connection.execute(each).all())
         return found
 
     def events(

@@ -8,7 +8,7 @@ from sqlalchemy import bindparam, delete, func, or_, select, update
 
 from bmsota_cloud.domain.paging import Page
 from bmsota_cloud.domain.presence import VehicleConnection
-from bmsota_cloud.domain.vehicles import FleetCount, LastLogin, Vehicle, VehicleNode
+from bmsota_cloud.domain.vehicles import FleetCount, FleetVehicle, LastLogin, Vehicle, VehicleNode
 from bmsota_cloud.storage import schema as t
 from bmsota_cloud.storage.sql._scope import vehicles_in
 from bmsota_cloud.storage.sql._tables import Tables, in_lists
@@ -17,7 +17,7 @@ from bmsota_cloud.storage.sql.presence import SqlPresence, is_open
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import Column, Table
+    from sqlalchemy import Column, ColumnElement, Table
 
     from bmsota_cloud.domain.accounts import Scope
     from bmsota_cloud.domain.paging import PageRequest
@@ -25,6 +25,20 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.vehicles import VehicleFilter
 
 __all__ = ["SqlVehicles"]
+
+
+# What a word of a search may be a part of.
+_SEARCHED = ("vin", "hwid", "series", "plate", "battery_number", "frame_number")
+
+
+def _fits(asked: VehicleFilter, scope: Scope) -> list[ColumnElement[bool]]:
+    """The conditions of a filter, but the one for the connection; none where everything passes."""
+    c = t.vehicle.c
+    fits = list(vehicles_in(scope))
+    fits += [c[name] == value for name in ("project", "series", "city", "customer") if (value := getattr(asked, name))]
+    if asked.text:
+        fits.append(or_(*(c[name].icontains(asked.text, autoescape=True) for name in _SEARCHED)))
+    return fits
 
 
 class SqlVehicles(Tables):
@@ -65,13 +79,7 @@ class SqlVehicles(Tables):
         self, request: PageRequest, asked: VehicleFilter, lease_check: LeaseCheck, scope: Scope
     ) -> tuple[Page[tuple[Vehicle, VehicleConnection]], FleetCount]:
         v, p = t.vehicle.c, t.presence.c
-        fits = list(vehicles_in(scope))
-        if asked.project:
-            fits.append(v.project == asked.project)
-        if asked.series:
-            fits.append(v.series == asked.series)
-        if asked.text:
-            fits.append(or_(*(column.icontains(asked.text, autoescape=True) for column in (v.vin, v.hwid, v.series))))
+        fits = _fits(asked, scope)
         # Who is online is counted from the links, which are fewer than the vehicles.
         linked = t.presence.outerjoin(t.gateway, t.gateway.c.id == p.gateway_id)
         online = is_open(lease_check)
@@ -105,6 +113,11 @@ class SqlVehicles(Tables):
             self._connection.execute(
                 statement, [{"key_vin": vin, "sequence": sequence} for vin, sequence in sorted(sequences.items())]
             )
+
+    def fleet(self, asked: VehicleFilter, scope: Scope) -> Sequence[FleetVehicle]:
+        columns = [t.vehicle.c[name] for name in FleetVehicle._fields]
+        statement = select(*columns).where(*_fits(asked, scope)).order_by(t.vehicle.c.vin)
+        return [FleetVehicle(*row) for row in self._connection.execute(statement)]
 
     def projects(self, scope: Scope) -> tuple[str, ...]:
         return self._different(t.vehicle.c.project, scope)
