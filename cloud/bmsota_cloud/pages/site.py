@@ -83,6 +83,10 @@ class Query:
         """The list without filters."""
         return self._path
 
+    def at(self, path: str) -> str:
+        """Another page with the same filters."""
+        return f"{path}?{urlencode(self._filters)}" if self._filters else path
+
     def page(self, number: int) -> str:
         """The address of another page of the same list."""
         pairs = {**self._filters, **({"page": str(number)} if number > 1 else {})}
