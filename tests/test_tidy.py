@@ -158,7 +158,8 @@ CLOUD_MAY_IMPORT: dict[str, set[str]] = {
     "gateway": {"clock", "domain", "services"},
     "api": {"clock", "domain", "services", "vehicle_file"},
     "pages": {"clock", "domain", "services", "vehicle_file"},
-    "platform.py": {"api", "clock", "domain", "folders", "gateway", "services", "storage"},
+    "platform.py": {"api", "clock", "domain", "export_files", "folders", "gateway", "services", "storage"},
+    "export_files.py": {"domain", "folders", "services"},
     "wiring.py": {
         "api",
         "clock",

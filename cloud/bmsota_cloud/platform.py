@@ -18,6 +18,7 @@ from bmsota_cloud.api import device as device_api
 from bmsota_cloud.clock import wall_clock
 from bmsota_cloud.domain.clock_guard import ClockGuard
 from bmsota_cloud.domain.errors import StorageUnavailableError
+from bmsota_cloud.export_files import ExportFolder
 from bmsota_cloud.folders import make_folder
 from bmsota_cloud.gateway import GatewayLink, LocalRouter, ReportWriter, platform_options
 from bmsota_cloud.services import Context, LiveFeed, PlatformSettings, PresenceService, Services, network_of
@@ -161,6 +162,7 @@ def build_cloud(
         presence=PresenceService(store, gateway_id),
         counters=counters,
         gauges=gauges,
+        exports=None if data_dir is None else ExportFolder(data_dir / "exports"),
     )
     return Cloud(
         services=Services.around(context),

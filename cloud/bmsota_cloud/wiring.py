@@ -54,6 +54,8 @@ _TICK_S = 5.0
 _PRUNE_EVERY_TICKS = 120
 # Compressing reports rests four times as long as it works: at most a fifth of a core, an hour a day for 10,000 vehicles.
 _COMPACT_REST = 4.0
+# An export rests as long as it works: at most half a core.
+_EXPORT_REST = 1.0
 # Who has come and gone is written this often: in a storm, many vehicles at a time.
 _PRESENCE_S = 0.2
 # The gateway's lease is prolonged this often (`bmsota_cloud.services.presence.LEASE_S`).
@@ -239,6 +241,7 @@ class RunningCloud:
             ("ticker", self._tick()),
             ("presence", self._keep_presence()),
             ("compacting", self._compact()),
+            ("exports", self._export()),
             ("http", self._http.serve(sockets=[])),
         ):
             self._tasks.append(asyncio.create_task(work, name=name))
@@ -315,6 +318,9 @@ class RunningCloud:
                 with _failures_logged("pruning"):
                     if ticks % _PRUNE_EVERY_TICKS == 0:
                         await asyncio.to_thread(services.ingest.prune, now)
+                with _failures_logged("old exports"):
+                    if ticks % _PRUNE_EVERY_TICKS == 0:
+                        await asyncio.to_thread(services.exports.expire, now)
                 ticks += 1
             await asyncio.sleep(_TICK_S)
 
@@ -332,6 +338,16 @@ class RunningCloud:
                     begun_s = time.monotonic()
                     if await asyncio.to_thread(services.compaction.run, self._compact_at):
                         rest_s = _COMPACT_REST * (time.monotonic() - begun_s)
+            await asyncio.sleep(rest_s)
+
+    async def _export(self) -> None:
+        services = self.cloud.services
+        while True:
+            rest_s = _TICK_S
+            with _failures_logged("exports"):
+                begun_s = time.monotonic()
+                if await asyncio.to_thread(services.exports.run, self.clock.now()):
+                    rest_s = _EXPORT_REST * (time.monotonic() - begun_s)
             await asyncio.sleep(rest_s)
 
     def _restart_links(self, now: datetime) -> None:

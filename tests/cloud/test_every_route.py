@@ -28,6 +28,9 @@ PROJECT = "s+++++-ff"
 MAKERS = "sff++++ff"
 PROJECT_MAKERS = "sff+++-ff"
 PROJECT_ENDERS = "sf++++-ff"
+EXPORTERS = "sff++++++"
+NO_EXPORT = "sff------"
+"""There is none yet; whose export is whose: test_exports.py."""
 ADMINISTRATORS = "sfff+ffff"
 UNITS = "sssssssss"
 
@@ -54,6 +57,10 @@ ROUTES = {
     "GET /vehicles/{vin}/upgrades": VEHICLE,
     "GET /vehicles/{vin}/export": VEHICLE,
     "SOCKET /live/vehicles/{vin}": VEHICLE,
+    "GET /exports": EXPORTERS,
+    "POST /exports": EXPORTERS,
+    "POST /exports/{export_id}/delete": NO_EXPORT,
+    "GET /exports/{export_id}/file": NO_EXPORT,
     "GET /ota/tasks": EMPLOYEES,
     "GET /ota/tasks/{task_id}": PROJECT,
     # A wrong code is a refusal, too.
@@ -131,6 +138,11 @@ ROUTES = {
     f"GET {API}/vehicles/{{vin}}/upgrade-history": VEHICLE,
     f"GET {API}/vehicles/{{vin}}/refusals": VEHICLE,
     f"GET {API}/equipment-changes": LOGGED_IN,
+    f"GET {API}/exports": EXPORTERS,
+    f"POST {API}/exports": EXPORTERS,
+    f"GET {API}/exports/{{export_id}}": NO_EXPORT,
+    f"DELETE {API}/exports/{{export_id}}": NO_EXPORT,
+    f"GET {API}/exports/{{export_id}}/file": NO_EXPORT,
     f"GET {API}/releases": EMPLOYEES,
     f"POST {API}/releases": MAKERS,
     f"GET {API}/releases/{{release_id}}": EMPLOYEES,
@@ -174,7 +186,9 @@ FIELDS = {
     "/ota/tasks/1/end": {"vin": VIN, "reason": "stuck"},
     "/ota/tasks/1/retry": {"vin": VIN, "reason": "again"},
 }
+RANGE = {"format": "csv", "since": "2026-11-22T00:00:00Z", "until": "2026-11-23T00:00:00Z"}
 BODIES = {
+    f"{API}/exports": RANGE,
     f"{API}/me/password": {"old": "wrong", "new": "another long password"},
     f"{API}/accounts": {"name": "new", "email": "n@example.org", "role": "viewer", "password": "a long password"},
     f"{API}/accounts/dora": {"role": "viewer"},
@@ -205,7 +219,14 @@ BODIES = {
 
 def place(template):
     """The address of something of Harbour."""
-    names = {"vin": VIN, "task_id": "1", "release_id": "1", "session_id": "0" * 16, "rest:path": "order"}
+    names = {
+        "vin": VIN,
+        "export_id": "1",
+        "task_id": "1",
+        "release_id": "1",
+        "session_id": "0" * 16,
+        "rest:path": "order",
+    }
     names["name"] = next((b for a, b in (("/accounts", "dora"), ("/customers", "Port")) if a in template), "Harbour")
     for name, value in names.items():
         template = template.replace(f"{{{name}}}", value)

@@ -12,6 +12,7 @@ from bmsota_cloud.api.clock import add_clock_routes
 from bmsota_cloud.api.common import ErrorOut, api_route_class
 from bmsota_cloud.api.customers import add_customer_routes
 from bmsota_cloud.api.equipment import add_equipment_routes
+from bmsota_cloud.api.exports import add_export_routes
 from bmsota_cloud.api.histories import add_history_routes
 from bmsota_cloud.api.ota_tasks import add_ota_task_routes
 from bmsota_cloud.api.overview import add_overview_routes
@@ -44,6 +45,7 @@ def build_router(services: Services, clock: Clock) -> APIRouter:
     add_telemetry_routes(router, services)
     add_history_routes(router, services)
     add_equipment_routes(router, services)
+    add_export_routes(router, services, clock)
     add_project_routes(router, services, clock)
     add_refusal_routes(router, services)
     add_release_routes(router, services, clock)

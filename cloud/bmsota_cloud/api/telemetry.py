@@ -15,7 +15,7 @@ from bmsota_cloud.domain.telemetry import EventKind
 if TYPE_CHECKING:
     from bmsota_cloud.services import Services
 
-__all__ = ["add_telemetry_routes"]
+__all__ = ["add_telemetry_routes", "check_times"]
 
 
 class VehicleSnapshotOut(ApiOut):
@@ -98,12 +98,12 @@ def add_telemetry_routes(router: APIRouter, services: "Services") -> None:
 
     @router.get("/vehicles/{vin}/reports", response_model=ReportsOut)
     def reports(vin: str, by: By, paging: Paging, since: Time | None = None, until: Time | None = None) -> Any:
-        _check_times(since, until)
+        check_times(since, until)
         return services.telemetry.reports(vin, paging, by=by, since=since, until=until)
 
     @router.get("/vehicles/{vin}/records", response_model=RecordsOut)
     def records(vin: str, by: By, paging: Paging, since: datetime | None = None, until: datetime | None = None) -> Any:
-        _check_times(since, until)
+        check_times(since, until)
         return services.records.page(vin, paging, by=by, since=since, until=until)
 
     @router.get("/vehicles/{vin}/events", response_model=PageOut[EventOut])
@@ -115,11 +115,16 @@ def add_telemetry_routes(router: APIRouter, services: "Services") -> None:
         until: Time | None = None,
         kind: Annotated[list[str] | None, Query()] = None,
     ) -> Any:
-        _check_times(since, until)
+        check_times(since, until)
         return services.telemetry.events(vin, paging, by=by, since=since, until=until, kinds=_kinds(kind or []))
 
 
-def _check_times(since: datetime | None, until: datetime | None) -> None:
+def check_times(since: datetime | None, until: datetime | None) -> None:
+    """Refuse times without a zone.
+
+    Raises:
+        InvalidInputError: says which.
+    """
     for name, moment in (("since", since), ("until", until)):
         if moment is not None and moment.tzinfo is None:
             raise InvalidInputError("bad-time", f"{name}: expected a time with a zone, got {moment.isoformat()}")

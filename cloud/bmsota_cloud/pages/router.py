@@ -33,6 +33,7 @@ from bmsota_cloud.domain.texts import check_address
 from bmsota_cloud.pages.accounts import add_account_pages
 from bmsota_cloud.pages.audit import add_audit_pages
 from bmsota_cloud.pages.customers import add_customer_pages
+from bmsota_cloud.pages.exports import add_export_pages
 from bmsota_cloud.pages.histories import add_history_pages
 from bmsota_cloud.pages.manage_accounts import add_manage_account_pages
 from bmsota_cloud.pages.manage_vehicle import add_manage_vehicle_pages
@@ -96,6 +97,7 @@ def build_router(services: "Services", settings: "PlatformSettings", clock: "Clo
     add_vehicle_pages(router, site)
     add_telemetry_pages(router, site)
     add_history_pages(router, site)
+    add_export_pages(router, site)
     add_record_pages(router, site)
     add_ota_task_pages(router, site)
     add_project_pages(router, site)

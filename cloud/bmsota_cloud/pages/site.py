@@ -87,6 +87,10 @@ class Query:
         """The address of the first page of the list with another value of one filter."""
         return Query(self._path, {**self._filters, name: value}).page(1)
 
+    def at(self, path: str) -> str:
+        """Another page with the same filters."""
+        return f"{path}?{urlencode(self._filters)}" if self._filters else path
+
     def page(self, number: int) -> str:
         """The address of another page of the same list."""
         pairs = {**self._filters, **({"page": str(number)} if number > 1 else {})}

@@ -21,6 +21,13 @@ from bmsota_cloud.services.context import (
 from bmsota_cloud.services.customers import CustomerService, CustomerView
 from bmsota_cloud.services.device import DeviceService
 from bmsota_cloud.services.equipment import EquipmentService, NodeFact
+from bmsota_cloud.services.exports import (
+    EXPORT_FILES_MAX,
+    EXPORT_UNFINISHED_MAX,
+    XLSX_REPORTS_MAX,
+    XLSX_VEHICLES_MAX,
+    ExportService,
+)
 from bmsota_cloud.services.histories import HistoryService
 from bmsota_cloud.services.ingest import FrameWriter, IngestService, stored_frame
 from bmsota_cloud.services.limits import CodeLimits, RateLimits
@@ -71,6 +78,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEVICE_TOKEN_VALID_S",
+    "EXPORT_FILES_MAX",
+    "EXPORT_UNFINISHED_MAX",
     "GAP_PERIODS",
     "LINKS_MAX",
     "MARKS_MAX",
@@ -78,6 +87,8 @@ __all__ = [
     "RECORD_PERIOD_S",
     "REMARK_WORDS",
     "REPORT_KEEP_S_MIN",
+    "XLSX_REPORTS_MAX",
+    "XLSX_VEHICLES_MAX",
     "ZOOM_MAX",
     "AccountService",
     "ActView",
@@ -92,6 +103,7 @@ __all__ = [
     "DeviceService",
     "EquipmentService",
     "EventView",
+    "ExportService",
     "Figures",
     "FleetCluster",
     "FleetMap",
@@ -165,6 +177,7 @@ class Services:
     vehicle_management: VehicleManagementService
     device: DeviceService
     equipment: EquipmentService
+    exports: ExportService
     histories: HistoryService
     ingest: IngestService
     link_watch: LinkWatch
@@ -200,6 +213,7 @@ class Services:
             customers=CustomerService(context),
             vehicle_management=VehicleManagementService(context),
             equipment=equipment,
+            exports=ExportService(context),
             histories=HistoryService(context, watch),
             ingest=IngestService(context, equipment),
             link_watch=watch,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bmsota.gbt32960 import DataUnitCipher, Layouts, ReportVerifier
     from bmsota.image import PublicKey
     from bmsota_cloud.domain.platform_peers import PlatformPeer
+    from bmsota_cloud.services.exports import ExportFiles
     from bmsota_cloud.services.live import LiveFeed
     from bmsota_cloud.services.presence import PresenceService
     from bmsota_cloud.storage.base import Store, TelemetryStore
@@ -51,6 +52,11 @@ and pages of today and yesterday, which are asked for most, are read from rows."
 REPORT_COMPACT_AFTER_S_MIN = 3600
 UPLOAD_SIZE_BYTES_MAX = 256 * 1024 * 1024
 """A release of 16 images of 16 MiB, the largest we know of anywhere."""
+
+
+EXPORT_KEEP_S = 7 * 24 * 3600
+EXPORT_SIZE_BYTES_MAX = 8 * 1024**3
+"""A month of 2,000 vehicles, as Parquet."""
 
 
 class CommandRouter(Protocol):
@@ -149,6 +155,10 @@ class PlatformSettings:
     """Whose base map that is."""
     upload_size_bytes_max: int = UPLOAD_SIZE_BYTES_MAX
     """The largest release upload; other requests have limits of their own."""
+    export_keep_s: int = EXPORT_KEEP_S
+    """How long files of exports are kept."""
+    export_size_bytes_max: int = EXPORT_SIZE_BYTES_MAX
+    """The largest file of an export, what it needs while it is being made included."""
 
     @property
     def map_tiles_origin(self) -> str:
@@ -185,5 +195,7 @@ class Context:
     """Whether the platform's clock may delete things and end things; one that never doubts where time is virtual."""
     counters: Counters = field(default_factory=Counters)
     """How often something was left aside (a stale frame, an unknown order): nothing is dropped without a count."""
+    exports: ExportFiles | None = None
+    """Where files of exports are; None: there is no folder, and no exports."""
     gauges: dict[str, Callable[[], float]] = field(default_factory=dict)
     """What can be asked for its value now, as `ingest_queue_bytes`; asked from any thread. `/metrics` shows it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bmsota.errors import FrameError
 from bmsota_cloud.domain.accounts import Permission, require
@@ -120,6 +120,7 @@ class RecordService:
             _numbers(values, "probe_temperatures", "temperatures_c"),
         )
         names = ("vehicle_state", "charging_state", "speed_kmh", "odometer_km", "soc_pct")
+        main: dict[str, Any] = {name: vehicle.get(name) for name in (*names, "total_voltage_v", "total_current_a")}
         return RecordView(
             vin=frame.vin,
             reported_at=utc_of_s(frame.reported_at_s),
@@ -127,7 +128,7 @@ class RecordService:
             is_backfill=frame.is_backfill,
             is_time_plausible=frame.is_time_plausible,
             fault=fault,
-            **{name: vehicle.get(name) for name in (*names, "total_voltage_v", "total_current_a")},
+            **main,
             # 2025 has no extremes; there they are those of the cells.
             cell_voltage_max_v=extremes.get("cell_voltage_max_v", max(cells, default=None)),
             cell_voltage_min_v=extremes.get("cell_voltage_min_v", min(cells, default=None)),

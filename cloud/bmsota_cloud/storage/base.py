@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.customers import Customer
     from bmsota_cloud.domain.device import DeviceSession
     from bmsota_cloud.domain.equipment import EquipmentChange
+    from bmsota_cloud.domain.exports import ExportJob
     from bmsota_cloud.domain.histories import HistoryEntry, LocalUpgradeRow
     from bmsota_cloud.domain.limits import Level
     from bmsota_cloud.domain.ota_tasks import (
@@ -61,6 +62,7 @@ __all__ = [
     "CustomerTable",
     "DeviceTables",
     "EquipmentTables",
+    "ExportTables",
     "FigureTables",
     "HistoryTables",
     "LimitTable",
@@ -234,6 +236,45 @@ class EquipmentTables(Protocol):
 
     def page(self, request: PageRequest, scope: Scope, *, vin: str = "") -> Page[EquipmentChange]:
         """Newest first; of all vehicles in *scope* if *vin* is empty."""
+        ...
+
+
+class ExportTables(Protocol):
+    """Exports, and the vehicles in each."""
+
+    def add(self, job: ExportJob, vins: Sequence[str]) -> ExportJob: ...
+    def get(self, export_id: int, *, lock: bool = False) -> ExportJob | None: ...
+    def vins(self, export_id: int) -> tuple[str, ...]: ...
+    def save(self, job: ExportJob) -> None: ...
+    def page(self, request: PageRequest, *, owner: str = "") -> Page[ExportJob]:
+        """Newest first; of everybody if *owner* is empty."""
+        ...
+
+    def unfinished(self, owner: str) -> int:
+        """How many exports of *owner* wait or run."""
+        ...
+
+    def files(self, owner: str) -> int:
+        """How many files *owner* has."""
+        ...
+
+    def take(self, now: datetime, *, by: str, until: datetime, claim_s: int) -> ExportJob | None:
+        """Claim the oldest one that waits, or whose process has let its claim end, for the process *by*.
+
+        A claim that reaches further than *claim_s* from now was made by a wrong clock, and is none.
+        """
+        ...
+
+    def done_before(self, ended: datetime) -> tuple[ExportJob, ...]:
+        """Those with a file that ended earlier, oldest first, at most a hundred."""
+        ...
+
+    def forget(self, ended_before: datetime) -> int:
+        """Delete those without a file that ended earlier; how many."""
+        ...
+
+    def with_file(self) -> frozenset[int]:
+        """The numbers of those that have a file or may be making one."""
         ...
 
 
@@ -596,6 +637,8 @@ class Work(Protocol):
     def presence(self) -> PresenceTables: ...
     @property
     def equipment(self) -> EquipmentTables: ...
+    @property
+    def exports(self) -> ExportTables: ...
     @property
     def releases(self) -> ReleaseTables: ...
     @property

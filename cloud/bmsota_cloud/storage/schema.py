@@ -34,6 +34,7 @@ from sqlalchemy import (
 from bmsota_cloud.domain.accounts import Role, ScopeKind
 from bmsota_cloud.domain.equipment import ChangeStatus
 from bmsota_cloud.domain.evidence import Source
+from bmsota_cloud.domain.exports import ExportFormat, ExportStatus
 from bmsota_cloud.domain.ota_tasks import ActKind, NodeVersion, TaskStatus, VehicleStatus
 from bmsota_cloud.domain.projects import ApprovalWay, ProjectClass
 from bmsota_cloud.domain.refusals import HEAD_SIZE_BYTES_MAX, RefusalCause
@@ -339,6 +340,42 @@ local_upgrade = Table(
     # What makes a repetition one. It begins with the vehicle, so that it serves the history as an index.
     UniqueConstraint("vin", "upgraded_at", "position", "hwid", "version_before", "version_after", "status"),
     sqlite_autoincrement=True,
+)
+
+export_job = Table(
+    "export_job",
+    PLATFORM,
+    Column("id", Integer, primary_key=True),
+    Column("owner", ForeignKey("account.name"), nullable=False, index=True),
+    Column("created_at", UtcTime, nullable=False),
+    Column("format", EnumName(ExportFormat), nullable=False),
+    Column("project", String(64), nullable=False),
+    Column("series", String(32), nullable=False),
+    Column("text", String(64), nullable=False),
+    Column("is_online", Boolean),
+    Column("since", UtcTime, nullable=False),
+    Column("until", UtcTime, nullable=False),
+    Column("status", EnumName(ExportStatus), nullable=False, index=True),
+    Column("vehicles", Integer, nullable=False),
+    Column("vehicles_done", Integer, nullable=False),
+    Column("reports", BigInteger, nullable=False),
+    Column("unreadable", BigInteger, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("ended_at", UtcTime),
+    Column("attempts", Integer, nullable=False),
+    Column("claimed_by", String(80), nullable=False),
+    Column("claimed_until", UtcTime),
+    # Never the number of an older one again: a file is named by it.
+    sqlite_autoincrement=True,
+)
+
+# The vehicles of an export, as they were found when it was asked for.
+export_list = Table(
+    "export_list",
+    PLATFORM,
+    Column("export_id", ForeignKey("export_job.id"), primary_key=True),
+    Column("vins", Plain, nullable=False),
 )
 
 release = Table(

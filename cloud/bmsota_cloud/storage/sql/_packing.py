@@ -48,6 +48,7 @@ _START_OF: Final = {form: start for start, form in _STARTS.items()}
 _IN_THE_CLEAR: Final = b"\1"  # table 5
 _DIGEST: Final = Struct(">q")
 _BEIJING: Final = timezone(timedelta(hours=8))
+_BEIJING_S: Final = 8 * 3600
 
 Row = tuple[int, int, int, int, bytes, bytes | None, str | None]
 """reported_at_s, digest, arrived_at_ns, form, clear, received, fault."""
@@ -76,6 +77,20 @@ def _time_bytes(at_s: int) -> bytes:
 def _vin_bytes(vin: str) -> bytes:
     raw = vin.encode("utf-8", "surrogateescape")
     return raw.ljust(17, b"\0") if len(raw) <= 17 else b""
+
+
+@lru_cache(maxsize=4096)
+def _head(vin: str, form: int, size: int) -> tuple[bytes, int]:
+    """The first 24 bytes of a frame, and their part of the check byte, which leaves out the start."""
+    head = _START_OF[form] + _vin_bytes(vin) + _IN_THE_CLEAR + size.to_bytes(2, "big")
+    return head, bcc_xor(head[2:])
+
+
+@lru_cache(maxsize=4096)
+def _day(day: int) -> tuple[bytes, int]:
+    """Year, month and day on the wire of this day since 1970 in Beijing, and their part of the check byte."""
+    found = _time_bytes(day * 86_400 - _BEIJING_S)[:3]
+    return found, bcc_xor(found)
 
 
 def pack(frame: StoredFrame) -> Row:
@@ -125,10 +140,15 @@ def unpack(vin: str, row: Sequence[object]) -> StoredFrame:
     assert isinstance(form, int)
     assert isinstance(kept, bytes)
     if form & _CUT:
-        size = len(kept) + _TIME_END - _HEADER_SIZE_BYTES
-        head = _START_OF[form & _OF_START] + _vin_bytes(vin) + _IN_THE_CLEAR + size.to_bytes(2, "big")
-        clear = head + _time_bytes(at_s) + kept
-        clear += bytes((bcc_xor(clear[2:]),))
+        head, head_xor = _head(vin, form & _OF_START, len(kept) + _TIME_END - _HEADER_SIZE_BYTES)
+        day, second = divmod(at_s + _BEIJING_S, 86_400)
+        day_bytes, day_xor = _day(day)
+        if day_bytes:
+            hour, minute, second = second // 3600, second // 60 % 60, second % 60
+            check = head_xor ^ day_xor ^ hour ^ minute ^ second ^ bcc_xor(kept)
+            clear = b"%b%b%c%c%c%b%c" % (head, day_bytes, hour, minute, second, kept, check)
+        else:
+            clear = head + kept + bytes((head_xor ^ bcc_xor(kept),))
     else:
         clear = kept
     assert received is None or isinstance(received, bytes)

@@ -194,6 +194,10 @@ class BlockReader:
         for rows in found.tables:
             located += rows
         located = [row for row in located if since_s <= row[0] < until_s]
+        if not any(found.tables):
+            # Blocks of a vehicle don't overlap, and have no frame twice.
+            located.sort(key=_AT_AND_ARRIVAL)
+            return [((row[0], row[2]), row[1:]) for row in located]
         # Stable: of one arrival, what is in a block came first.
         located.sort(key=_AT_AND_ARRIVAL)
         result: list[tuple[tuple[int, int], FrameRow]] = []

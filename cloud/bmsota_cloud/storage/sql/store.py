@@ -15,6 +15,7 @@ from bmsota_cloud.storage.sql.audit import SqlAudit
 from bmsota_cloud.storage.sql.customers import SqlCustomers
 from bmsota_cloud.storage.sql.device import SqlDevice
 from bmsota_cloud.storage.sql.equipment import SqlEquipment
+from bmsota_cloud.storage.sql.exports import SqlExports
 from bmsota_cloud.storage.sql.figures import SqlFigures
 from bmsota_cloud.storage.sql.histories import SqlHistories
 from bmsota_cloud.storage.sql.limits import SqlLimits
@@ -43,6 +44,7 @@ class SqlWork:
         self.vehicles = SqlVehicles(connection)
         self.presence = SqlPresence(connection)
         self.equipment = SqlEquipment(connection)
+        self.exports = SqlExports(connection)
         self.releases = SqlReleases(connection)
         self.projects = SqlProjects(connection)
         self.ota_tasks = SqlOtaTasks(connection)
