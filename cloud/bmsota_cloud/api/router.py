@@ -18,6 +18,7 @@ from bmsota_cloud.api.projects import add_project_routes
 from bmsota_cloud.api.refusals import add_refusal_routes
 from bmsota_cloud.api.releases import add_release_routes
 from bmsota_cloud.api.telemetry import add_telemetry_routes
+from bmsota_cloud.api.vehicle_history import add_vehicle_history_routes
 from bmsota_cloud.api.vehicles import add_vehicle_routes
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def build_router(services: Services, clock: Clock) -> APIRouter:
     add_vehicle_routes(router, services, clock)
     add_telemetry_routes(router, services)
     add_history_routes(router, services)
+    add_vehicle_history_routes(router, services, clock)
     add_equipment_routes(router, services)
     add_project_routes(router, services, clock)
     add_refusal_routes(router, services)

@@ -15,7 +15,7 @@ from bmsota_cloud.domain.telemetry import EventKind
 if TYPE_CHECKING:
     from bmsota_cloud.services import Services
 
-__all__ = ["add_telemetry_routes"]
+__all__ = ["add_telemetry_routes", "check_times", "unix_seconds"]
 
 
 class VehicleSnapshotOut(ApiOut):
@@ -69,7 +69,7 @@ def add_telemetry_routes(router: APIRouter, services: "Services") -> None:
 
     @router.get("/vehicles/{vin}/reports", response_model=ReportsOut)
     def reports(vin: str, by: By, paging: Paging, since: datetime | None = None, until: datetime | None = None) -> Any:
-        _check_times(since, until)
+        check_times(since, until)
         return services.telemetry.reports(vin, paging, by=by, since=since, until=until)
 
     @router.get("/vehicles/{vin}/events", response_model=PageOut[EventOut])
@@ -81,14 +81,20 @@ def add_telemetry_routes(router: APIRouter, services: "Services") -> None:
         until: datetime | None = None,
         kind: Annotated[list[str] | None, Query()] = None,
     ) -> Any:
-        _check_times(since, until)
+        check_times(since, until)
         return services.telemetry.events(vin, paging, by=by, since=since, until=until, kinds=_kinds(kind or []))
 
 
-def _check_times(since: datetime | None, until: datetime | None) -> None:
+def check_times(since: datetime | None, until: datetime | None) -> None:
+    """Raises InvalidInputError for a time without a zone."""
     for name, moment in (("since", since), ("until", until)):
         if moment is not None and moment.tzinfo is None:
             raise InvalidInputError("bad-time", f"{name}: expected a time with a zone, got {moment.isoformat()}")
+
+
+def unix_seconds(at: datetime | None) -> int | None:
+    """The first whole second that is not before *at*: reports know whole seconds."""
+    return None if at is None else -int(-at.timestamp() // 1)
 
 
 def _kinds(words: list[str]) -> list[EventKind]:
