@@ -18,6 +18,8 @@ import venv
 import zipfile
 from pathlib import Path
 
+from frontend import FILES
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("bmsota", "bmsota-sim", "bmsota-cloud")
 
@@ -94,6 +96,16 @@ def check_contents(wheel: Path) -> None:
     assert not secrets, f"keys in the wheel: {secrets}"
     recipes = [name for name in names if name.endswith("build.py")]
     assert not recipes, f"a recipe in the wheel: {recipes}"
+    # The front-end packages of the pages: files, licences, and from which packages they are.
+    vendor = "bmsota_cloud/pages/static/vendor"
+    wanted = {
+        f"{vendor}/{package}/{name.removeprefix('dist/')}"
+        for package, files in FILES.items()
+        for name in (*files, "LICENSE")
+    }
+    missing = {*wanted, f"{vendor}/packages.json"} - set(names)
+    assert not missing, f"not in the wheel: {missing}"
+    assert not [name for name in names if "node_modules" in name or "frontend" in name]
     tops = {name.partition("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"bmsota", "bmsota_sim", "bmsota_cloud"}, tops
 

@@ -495,6 +495,7 @@ def vehicle_import(
     except (BmsotaError, OSError) as error:
         _refuse(error)
     there = f", {result.present:,} were registered already" if result.present else ""
+    there += f", the equipment data of {result.changed:,} was changed" if result.changed else ""
     typer.echo(f"registered {result.registered:,} vehicles{there}")
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import csv
+from dataclasses import fields
 from typing import TYPE_CHECKING, Final
 
 from bmsota.errors import ConfigurationError
 from bmsota_cloud.domain.errors import InvalidInputError
+from bmsota_cloud.domain.vehicles import EquipmentData
 from bmsota_cloud.services import VehicleEntry
 
 if TYPE_CHECKING:
@@ -35,10 +37,16 @@ _COLUMNS: Final = {
     "project": ("project",),
     "hwid": ("hwid", "master_hwid"),
     "device_public_key": ("device_public_key", "public_key"),
+    "battery_number": ("battery_number",),
+    "frame_number": ("frame_number",),
+    "model": ("model", "vehicle_model"),
+    "plate": ("plate",),
+    "city": ("city",),
 }
+_EQUIPMENT: Final = tuple(each.name for each in fields(EquipmentData))
 _DELIMITERS: Final = (",", ";", "\t")
 _KEY_HEX_DIGITS: Final = 64
-# Our columns need 200 characters. How much the csv module takes depends on what else the process reads.
+# Our columns need 600 characters. How much the csv module takes depends on what else the process reads.
 _LINE_LENGTH_MAX: Final = 20_000
 
 
@@ -66,7 +74,7 @@ def parse_vehicles(
     """Parse a file of vehicles: UTF-8, a line of names, then a line for each vehicle.
 
     Columns: `vin`, `series` (or `profile`), `project`, `hwid` (or `master_hwid`), `device_public_key` (or `public_key`; base64, or 64
-    hexadecimal digits). Others are not looked at. Between them stand commas, semicolons or tabs.
+    hexadecimal digits), `battery_number`, `frame_number`, `model` (or `vehicle_model`), `plate`, `city`. Others are not looked at. Between them stand commas, semicolons or tabs.
 
     Args:
         data: what is in the file.
@@ -135,6 +143,7 @@ def _entries(rows: Rows, file_name: str, project: str, project_hint: str, count_
                 project=found["project"] or project,
                 hwid=found["hwid"],
                 device_public_key=key,
+                equipment=EquipmentData(**{what: found[what] for what in _EQUIPMENT}),
             )
         )
     if faults:

@@ -110,6 +110,7 @@ ROUTES = {
     f"GET {API}/vehicles/{{vin}}": VEHICLE,
     f"PUT {API}/vehicles/{{vin}}/unit": PROJECT_MAKERS,
     f"PUT {API}/vehicles/{{vin}}/customer": ADMINISTRATORS,
+    f"PUT {API}/vehicles/{{vin}}/equipment": PROJECT_MAKERS,
     f"GET {API}/vehicles/{{vin}}/state": VEHICLE,
     f"GET {API}/vehicles/{{vin}}/reports": VEHICLE,
     f"GET {API}/vehicles/{{vin}}/events": VEHICLE,
@@ -170,6 +171,7 @@ BODIES = {
     f"{API}/vehicles": {"vin": NEW_VIN, "series": "F7", "project": "Harbour"},
     f"{API}/vehicles/{VIN}/unit": {"hwid": "M-000001", "device_public_key": "A" * 43 + "="},
     f"{API}/vehicles/{VIN}/customer": {"customer": "Port"},
+    f"{API}/vehicles/{VIN}/equipment": {"plate": "HH-AB 1"},
     f"{API}/projects/Harbour": {"audit_mailbox": ""},
     f"{API}/tasks": {
         "project": "Harbour",

@@ -3,6 +3,7 @@
 # FastAPI reads the annotations of its endpoints at run time, so this module has no `from __future__ import annotations`.
 
 import base64
+from dataclasses import fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,7 @@ from bmsota_cloud.api.telemetry import VehicleSnapshotOut
 from bmsota_cloud.clock import Clock
 from bmsota_cloud.domain.accounts import Account, Permission
 from bmsota_cloud.domain.errors import InvalidInputError
-from bmsota_cloud.domain.vehicles import VehicleFilter
+from bmsota_cloud.domain.vehicles import EquipmentData, VehicleFilter
 from bmsota_cloud.vehicle_file import VEHICLES_MAX, parse_vehicles
 
 if TYPE_CHECKING:
@@ -24,7 +25,26 @@ if TYPE_CHECKING:
 __all__ = ["add_vehicle_routes"]
 
 
-class VehicleIn(ApiIn):
+class EquipmentIn(ApiIn):
+    """What people know a vehicle by; what is left out becomes empty."""
+
+    battery_number: str = ""
+    frame_number: str = ""
+    model: str = ""
+    plate: str = ""
+    city: str = ""
+
+    def data(self) -> EquipmentData:
+        return EquipmentData(
+            battery_number=self.battery_number.strip(),
+            frame_number=self.frame_number.strip(),
+            model=self.model.strip(),
+            plate=self.plate.strip(),
+            city=self.city.strip(),
+        )
+
+
+class VehicleIn(EquipmentIn):
     vin: str
     series: str
     project: str
@@ -38,6 +58,7 @@ class VehicleIn(ApiIn):
 class VehicleImportOut(ApiOut):
     registered: int
     present: int = Field(description="were registered already, with the same values")
+    changed: int = Field(description="were registered already, with other equipment data, which was replaced")
 
 
 class UnitIn(ApiIn):
@@ -55,6 +76,11 @@ class VehicleRowOut(ApiOut):
     series: str
     project: str
     customer: str
+    battery_number: str
+    frame_number: str
+    model: str
+    plate: str
+    city: str
     is_upgradable: bool
     is_online: bool
     last_seen_at: datetime | None
@@ -98,6 +124,11 @@ class VehicleOut(ApiOut):
     series: str
     project: str
     customer: str
+    battery_number: str
+    frame_number: str
+    model: str
+    plate: str
+    city: str
     is_upgradable: bool = Field(description="false: a plain GB/T 32960 terminal, monitored only")
     registered_at: datetime
     identified_at: datetime | None
@@ -152,6 +183,7 @@ def add_vehicle_routes(router: APIRouter, services: "Services", clock: Clock) ->
             project=body.project,
             hwid=body.hwid,
             device_public_key=key,
+            equipment=body.data(),
             now=clock(),
             by=by,
         )
@@ -163,7 +195,10 @@ def add_vehicle_routes(router: APIRouter, services: "Services", clock: Clock) ->
         by: By,
         address: Address,
         file: Annotated[
-            UploadFile, File(description="CSV: vin, series, project, and if there are any hwid, device_public_key")
+            UploadFile,
+            File(
+                description="CSV: vin, series, project, and if there are any hwid, device_public_key, battery_number, frame_number, model, plate, city"
+            ),
         ],
         project: Annotated[str, Form(description="of vehicles that have none in the file")] = "",
     ) -> Any:
@@ -188,6 +223,11 @@ def add_vehicle_routes(router: APIRouter, services: "Services", clock: Clock) ->
         services.customers.set_customer(vin, body.customer, by=by, now=clock(), address=address)
         return _vehicle(vin, by)
 
+    @router.put("/vehicles/{vin}/equipment", response_model=VehicleOut)
+    def set_equipment(vin: str, body: EquipmentIn, by: By, address: Address) -> Any:
+        services.vehicles.set_equipment(vin, body.data(), now=clock(), by=by, address=address)
+        return _vehicle(vin, by)
+
     @router.get("/vehicles/{vin}", response_model=VehicleOut)
     def vehicle(vin: str, by: By) -> Any:
         return _vehicle(vin, by)
@@ -199,6 +239,7 @@ def add_vehicle_routes(router: APIRouter, services: "Services", clock: Clock) ->
                 name: getattr(detail.vehicle, name)
                 for name in ("vin", "hwid", "series", "project", "customer", "is_upgradable")
             },
+            **{each.name: getattr(detail.vehicle, each.name) for each in fields(EquipmentData)},
             "registered_at": detail.vehicle.registered_at,
             "identified_at": detail.vehicle.identified_at,
             "mixed_pack": detail.vehicle.mixed_pack,

@@ -67,6 +67,12 @@ class VehicleSnapshot:
     """None while unknown, also when the unit itself reported it as abnormal or invalid."""
     speed_kmh: float | None = None
     alarm_level: int | None = None
+    latitude_deg: float | None = None
+    """> 0: north, as the unit tells it (WGS-84); of the last valid position. None before the first."""
+    longitude_deg: float | None = None
+    """> 0: east."""
+    is_position_valid: bool | None = None
+    """False: the unit has lost the fix since."""
     values: dict[str, JsonValue] = field(default_factory=dict)
     """All newest values by body: vehicle, drive_motors, position, extremes, alarms, cells, temperatures, ..."""
 
@@ -116,6 +122,10 @@ class StateRow(NamedTuple):
     memory: bytes = b""
     """What deriving has to remember of this vehicle beside its frames (`services.deriving`): opaque, seldom above 40 bytes, at most
     some kB."""
+    latitude_deg: float | None = None
+    """Of the last position, as in `VehicleSnapshot`."""
+    longitude_deg: float | None = None
+    is_position_valid: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["FleetCount", "LastLogin", "NodeKind", "Vehicle", "VehicleFilter", "VehicleNode", "node_name"]
+__all__ = [
+    "EquipmentData",
+    "FleetCount",
+    "LastLogin",
+    "NodeKind",
+    "Vehicle",
+    "VehicleFilter",
+    "VehicleNode",
+    "node_name",
+]
 
 
 # "That or more".
@@ -64,11 +73,30 @@ class Vehicle:
     """How the nodes run images that do not belong together, by the newest signed document; empty if they do."""
     customer: str = ""
     """The name of the customer to whom it belongs; empty if to none."""
+    battery_number: str = ""
+    frame_number: str = ""
+    """As the vehicle's maker or its operator counts frames; often the VIN, and not compared with it."""
+    model: str = ""
+    """The vehicle's type, as its maker calls it."""
+    plate: str = ""
+    city: str = ""
+    """Where it is at home, in the words of whoever registers it."""
 
     @property
     def is_upgradable(self) -> bool:
         """Whether it may be part of an OTA task: its unit can prove who it is and what it runs."""
         return self.device_public_key is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EquipmentData:
+    """What people know a vehicle by, beside VIN and HWID. Each may be empty, and need not be unique."""
+
+    battery_number: str = ""
+    frame_number: str = ""
+    model: str = ""
+    plate: str = ""
+    city: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,8 +168,10 @@ class VehicleFilter:
     project: str = ""
     series: str = ""
     text: str = ""
-    """Looked for in VIN, HWID and series, whatever its case."""
+    """Looked for in VIN, HWID, series, plate, battery number and frame number, whatever its case."""
     is_online: bool | None = None
+    city: str = ""
+    customer: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

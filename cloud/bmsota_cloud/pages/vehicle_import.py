@@ -26,8 +26,8 @@ def add_vehicle_import_pages(router: APIRouter, site: Site) -> None:
     """Add the form /manage/vehicles."""
 
     @router.get(_HERE, response_class=HTMLResponse)
-    def form(request: Request, registered: int | None = None, present: int = 0) -> HTMLResponse:
-        return show(site.visitor(request), registered=registered, present=present)
+    def form(request: Request, registered: int | None = None, present: int = 0, changed: int = 0) -> HTMLResponse:
+        return show(site.visitor(request), registered=registered, present=present, changed=changed)
 
     @router.post(_HERE, response_class=HTMLResponse)
     def register(
@@ -46,7 +46,7 @@ def add_vehicle_import_pages(router: APIRouter, site: Site) -> None:
             )
         except (InvalidInputError, ConflictError) as error:
             return show(visitor, error=error, project=project)
-        counts = {"registered": result.registered, "present": result.present}
+        counts = {"registered": result.registered, "present": result.present, "changed": result.changed}
         return RedirectResponse(f"{_HERE}?{urlencode(counts)}", 303)
 
     def show(visitor: Visitor, *, error: CloudError | None = None, **more: Any) -> HTMLResponse:
@@ -59,7 +59,7 @@ def add_vehicle_import_pages(router: APIRouter, site: Site) -> None:
             error=error,
             projects=site.services.vehicles.projects(by=visitor.account),
             count_max=VEHICLES_MAX,
-            **{"registered": None, "present": 0, "project": "", **more},
+            **{"registered": None, "present": 0, "changed": 0, "project": "", **more},
         )
 
 

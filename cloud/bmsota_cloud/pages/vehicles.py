@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of the endpoints at run time.
 
+from dataclasses import asdict, fields
 from typing import Any, Literal
 from urllib.parse import urlencode
 
@@ -11,7 +12,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from bmsota_cloud.domain.accounts import Permission, require
 from bmsota_cloud.domain.errors import CloudError, ConflictError, InvalidInputError, NotFoundError
 from bmsota_cloud.domain.paging import PageRequest
-from bmsota_cloud.domain.vehicles import VehicleFilter
+from bmsota_cloud.domain.vehicles import EquipmentData, VehicleFilter
 from bmsota_cloud.pages.forms import Text
 from bmsota_cloud.pages.session import Visitor, check_form
 from bmsota_cloud.pages.site import Query, Site
@@ -20,6 +21,7 @@ __all__ = ["add_vehicle_pages"]
 
 _ROWS_A_PAGE = 50
 _STATUSES: dict[type[CloudError], int] = {InvalidInputError: 422, ConflictError: 409, NotFoundError: 404}
+_EMPTY = dict.fromkeys(("vin", "project", "series", "hwid", *(each.name for each in fields(EquipmentData))), "")
 _ONLINE = {"yes": True, "no": False}
 
 
@@ -56,7 +58,7 @@ def add_vehicle_pages(router: APIRouter, site: Site) -> None:
 
     @router.get("/vehicles/register", response_class=HTMLResponse)
     def registration(request: Request, vin: str = "") -> HTMLResponse:
-        return show_form(site.visitor(request), {"vin": vin[:17], "project": "", "series": "", "hwid": ""})
+        return show_form(site.visitor(request), {**_EMPTY, "vin": vin[:17]})
 
     @router.post("/vehicles/register", response_class=HTMLResponse)
     def register(
@@ -65,17 +67,36 @@ def add_vehicle_pages(router: APIRouter, site: Site) -> None:
         project: Text = "",
         series: Text = "",
         hwid: Text = "",
+        battery_number: Text = "",
+        frame_number: Text = "",
+        model: Text = "",
+        plate: Text = "",
+        city: Text = "",
         csrf: Text = "",
     ) -> Response:
         visitor = site.visitor(request)
         check_form(request, visitor, csrf)
-        typed = {"vin": vin.strip().upper(), "project": project.strip(), "series": series.strip(), "hwid": hwid.strip()}
+        equipment = EquipmentData(
+            battery_number=battery_number.strip(),
+            frame_number=frame_number.strip(),
+            model=model.strip(),
+            plate=plate.strip(),
+            city=city.strip(),
+        )
+        typed = {
+            "vin": vin.strip().upper(),
+            "project": project.strip(),
+            "series": series.strip(),
+            "hwid": hwid.strip(),
+            **asdict(equipment),
+        }
         try:
             site.services.vehicles.register(
                 vin=typed["vin"],
                 project=typed["project"],
                 series=typed["series"],
                 hwid=typed["hwid"],
+                equipment=equipment,
                 by=visitor.account,
                 now=site.now(),
             )

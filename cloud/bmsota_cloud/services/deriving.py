@@ -212,9 +212,9 @@ class _Known:
                 self.run.see(at_s, measures, run_gap_s)
             elif ended := self.run.take(at_s, self.run_kind, facts.soc_pct, measures, run_gap_s):
                 events.append(_run_event(vin, at_s, ended))
-        longitude, latitude = measures[7:9]
-        if longitude is not None and latitude is not None and self.track.take(at_s, longitude, latitude):
-            detail = json.dumps([longitude, latitude, facts.speed_kmh], separators=(",", ":"))
+        position = facts.position
+        if position is not None and position[2] and (kept := self.track.take(at_s, position[0], position[1])):
+            detail = json.dumps([*kept, facts.speed_kmh], separators=(",", ":"))
             events.append(VehicleEvent(vin=vin, at_s=at_s, kind=EventKind.POSITION, detail=detail))
         if len(events) > before:
             if at_s != self.counted_s:
@@ -377,6 +377,8 @@ class _Vehicle:
     soc_pct: float | None = None
     speed_kmh: float | None = None
     alarm_level: int | None = None
+    position: tuple[float | None, float | None, bool | None] = (None, None, None)
+    """Latitude, longitude, whether it was valid when it was last told."""
     known: _Known = field(default_factory=_Known)
     newest_s: int = -1
     """Report time of the newest report that `known` has."""
@@ -399,6 +401,7 @@ class _Vehicle:
             self.alarm_level,
             pieces[0][1] if len(pieces) == 1 else b"".join([frame for _, frame in pieces]),
             self.known.to_bytes(self.newest_s, self.again),
+            *self.position,
         )
 
     def show(self, frame: StoredFrame, facts: Facts, *, is_late: bool) -> None:
@@ -422,6 +425,10 @@ class _Vehicle:
             self.soc_pct, self.speed_kmh = facts.soc_pct, facts.speed_kmh
         if facts.has_alarms:
             self.alarm_level = facts.alarm_level
+        if facts.position is not None:
+            # Where it was when the fix was lost is worth more than what a unit without a fix says.
+            is_lost = not facts.position[2] and self.position[0] is not None
+            self.position = (*self.position[:2], False) if is_lost else facts.position
         pieces = self.pieces
         coverage, clear = facts[0], frame.clear
         if len(pieces) == 1 and pieces[0][0] is coverage:
@@ -613,6 +620,7 @@ class Deriver:
         vehicle.reported_at_s, vehicle.heard_at_ns = row.reported_at_s, row.heard_at_ns
         vehicle.is_time_plausible = row.is_time_plausible
         vehicle.soc_pct, vehicle.speed_kmh, vehicle.alarm_level = row.soc_pct, row.speed_kmh, row.alarm_level
+        vehicle.position = (row.latitude_deg, row.longitude_deg, row.is_position_valid)
         if row.memory:
             restored = _Known.from_bytes(row.memory)
             if restored is None:

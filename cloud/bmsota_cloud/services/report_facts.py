@@ -105,6 +105,8 @@ def _is_left(part: Part, newer: Sequence[Coverage]) -> bool:
     return not ranges or at < part.stop
 
 
+Place = tuple[float, float, bool]
+"""Latitude and longitude in degrees (north and east are positive), and whether the unit calls them valid."""
 Faults = tuple["tuple[int, ...] | None", ...]
 """The codes of each of `FAULT_LISTS`, sorted; None where the unit said it does not know."""
 
@@ -123,6 +125,8 @@ class Facts(NamedTuple):
     alarm_flags: int = 0
     faults: Faults | None = None
     changes: tuple[FaultChange, ...] = ()
+    position: Place | None = None
+    """None: the report has no position, or only one without numbers, or off the earth."""
     measures: Measures = NO_MEASURES
     configuration: tuple[BmsConfiguration, ...] = ()
 
@@ -171,6 +175,7 @@ class ReportReader:
         kinds: set[str] = set()
         parts: list[Part] = []
         vehicle: VehicleData | VehicleData2025 | None = None
+        position: Position | Position2025 | None = None
         alarms: list[Alarms | Alarms2025] = []
         changes: list[FaultChange] = []
         configuration: list[BmsConfiguration] = []
@@ -180,6 +185,8 @@ class ReportReader:
                     vehicle = body
                 case Alarms() | Alarms2025():
                     alarms.append(body)
+                case Position() | Position2025():
+                    position = body
                 case FaultChanges():
                     changes += body.changes
                 case BmsConfiguration():
@@ -205,6 +212,9 @@ class ReportReader:
                 soc_pct=_float(vehicle.soc_pct),
                 speed_kmh=_float(vehicle.speed_kmh),
             )
+        if position is not None:
+            place = _place(_float(position.latitude_deg), _float(position.longitude_deg), position.valid)
+            facts = facts._replace(position=place)
         if alarms:
             levels = [level for each in alarms if (level := _known(each.level_max)) is not None]
             flags = 0
@@ -305,6 +315,10 @@ class _Layout:
         faults: Any = nothing
         if self.alarms:
             levels, flags, faults = self._alarms(group, count)
+        places: Any = nothing
+        if name := self.position:
+            coordinates = (_numbers(values[f"{name}.{axis}_deg"]) for axis in ("latitude", "longitude"))
+            places = map(_place, *coordinates, values[f"{name}.valid"].tolist())
         vehicles, alarms = repeat(bool(self.vehicle), count), repeat(bool(self.alarms), count)
         columns = (
             coverages,
@@ -318,6 +332,7 @@ class _Layout:
             flags,
             faults,
             repeat((), count),
+            places,
             self._measures(group, count),
             repeat((), count),
         )
@@ -346,14 +361,6 @@ class _Layout:
                 if found:
                     columns[place] = _scaled(_folded(np.fmax, found), scale)
                     columns[place + 1] = _scaled(_folded(np.fmin, found), scale)
-        if name := self.position:
-            pairs = zip(
-                values[f"{name}.valid"].tolist(),
-                _scaled(values[f"{name}.longitude_deg"], 1_000_000),
-                _scaled(values[f"{name}.latitude_deg"], 1_000_000),
-                strict=True,
-            )
-            columns[7], columns[8] = zip(*[_place(*each) for each in pairs], strict=True)
         return map(Measures._make, zip(*columns, strict=True))
 
     @staticmethod
@@ -429,6 +436,13 @@ def _numbers(column: Any) -> list[Any]:
     return [each if each == each else None for each in numbers]  # noqa: PLR0124
 
 
+def _place(latitude_deg: float | None, longitude_deg: float | None, valid: bool) -> Place | None:
+    if latitude_deg is None or longitude_deg is None or abs(latitude_deg) > 90 or abs(longitude_deg) > 180:
+        return None
+    # The wire has millionths of a degree: a tenth of a metre.
+    return round(latitude_deg, 6), round(longitude_deg, 6), bool(valid)
+
+
 def _integers(column: Any) -> list[int | None]:
     if (column == column).all():  # noqa: PLR0124
         integers: list[int | None] = column.astype("int64").tolist()
@@ -443,18 +457,6 @@ def _scaled(column: Any, scale: int) -> list[int | None]:
 def _folded(fold: Any, columns: Sequence[Any]) -> Any:
     """The highest or lowest of each row, what the unit does not know left out."""
     return fold.reduce([fold.reduce(column, axis=1) for column in columns])
-
-
-def _place(valid: bool, longitude: int | None, latitude: int | None) -> tuple[int | None, int | None]:
-    """Longitude and latitude, 0.000001 deg, if both are known and on the globe."""
-    if not valid or longitude is None or latitude is None:
-        return _NOWHERE
-    if abs(longitude) > 180_000_000 or abs(latitude) > 90_000_000:
-        return _NOWHERE
-    return longitude, latitude
-
-
-_NOWHERE = (None, None)
 
 
 def _measures_of(bodies: Sequence[Body]) -> Measures:
@@ -475,10 +477,6 @@ def _measures_of(bodies: Sequence[Body]) -> Measures:
                 numbers[4] = _whole(body.cell_voltage_min_v, 1000)
                 numbers[5] = _whole(body.temperature_max_c, 1)
                 numbers[6] = _whole(body.temperature_min_c, 1)
-            case Position() | Position2025():
-                numbers[7:9] = _place(
-                    body.valid, _whole(body.longitude_deg, 1_000_000), _whole(body.latitude_deg, 1_000_000)
-                )
             case CellVoltages() | CellVoltages2025():
                 for item in _items_of(body) or ():
                     cells += _wholes(item.cell_voltages_v, 1000)

@@ -181,6 +181,9 @@ def snapshot_of(
         soc_pct=row.soc_pct,
         speed_kmh=row.speed_kmh,
         alarm_level=row.alarm_level,
+        latitude_deg=row.latitude_deg,
+        longitude_deg=row.longitude_deg,
+        is_position_valid=row.is_position_valid,
         values=plain_values(reports),
     )
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Final
 
 from bmsota_cloud.domain.accounts import Permission, require
 from bmsota_cloud.domain.errors import CloudError, InvalidInputError
+from bmsota_cloud.domain.vehicles import EquipmentData
 from bmsota_cloud.services.audit import refusals_audited
 from bmsota_cloud.services.scoped import check_project
-from bmsota_cloud.services.vehicles import check_registration
+from bmsota_cloud.services.vehicles import check_equipment, check_registration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +40,8 @@ class VehicleEntry:
     project: str
     hwid: str = ""
     device_public_key: bytes | None = None
+    equipment: EquipmentData = field(default_factory=EquipmentData)
+    """Of a vehicle that is registered already, what is empty stays as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,9 @@ class ImportResult:
 
     registered: int
     present: int
-    """Were registered already, with the same values."""
+    """Were registered already, and stay as they are."""
+    changed: int = 0
+    """Were registered already, with other equipment data, which was replaced."""
 
 
 class VehicleImport:
@@ -68,7 +73,8 @@ class VehicleImport:
     ) -> ImportResult:
         """Register those that are not registered yet.
 
-        One that is there with the same values is left as it is, so that an import that was interrupted can be made again.
+        One that is there with the same values is left as it is, so that an import that was interrupted can be made again. Of one that is
+        there with other equipment data (plate, city ...), what the entry says replaces it.
 
         Args:
             entries: what to register.
@@ -85,7 +91,7 @@ class VehicleImport:
         with refusals_audited(
             self._context, who=who, action="vehicle.import", subject="vehicles", now=now, address=address
         ):
-            fresh = self._fresh(entries, by)
+            fresh, changes = self._fresh(entries, by)
         for done, entry in enumerate(fresh, 1):
             self._vehicles.register(
                 vin=entry.vin,
@@ -93,18 +99,27 @@ class VehicleImport:
                 project=entry.project,
                 hwid=entry.hwid,
                 device_public_key=entry.device_public_key,
+                equipment=entry.equipment,
                 now=now,
                 by=by,
             )
-            progress(len(entries) - len(fresh) + done)
-        return ImportResult(registered=len(fresh), present=len(entries) - len(fresh))
+            progress(len(entries) - len(fresh) - len(changes) + done)
+        for done, (vin, equipment) in enumerate(changes, 1):
+            self._vehicles.set_equipment(vin, equipment, now=now, by=by, address=address)
+            progress(len(entries) - len(changes) + done)
+        return ImportResult(
+            registered=len(fresh), present=len(entries) - len(fresh) - len(changes), changed=len(changes)
+        )
 
-    def _fresh(self, entries: Sequence[VehicleEntry], by: Account | None) -> list[VehicleEntry]:
-        """Those that are not registered yet, if all can be."""
+    def _fresh(
+        self, entries: Sequence[VehicleEntry], by: Account | None
+    ) -> tuple[list[VehicleEntry], list[tuple[str, EquipmentData]]]:
+        """Those that are not registered yet, and the equipment data of those that are with other ones; if all can be."""
         if by is not None:
             require(by, Permission.VEHICLE_REGISTER)
         faults: list[str] = []
         fresh: list[VehicleEntry] = []
+        changes: list[tuple[str, EquipmentData]] = []
         self._within(entries, by, faults)
         for start in range(0, len(entries), _LOOKED_UP):
             with self._context.store.reading() as work:
@@ -112,11 +127,13 @@ class VehicleImport:
                     known = work.vehicles.get(entry.vin)
                     if known is None:
                         fresh.append(entry)
+                    elif (equipment := _merged(known, entry.equipment)) is not None:
+                        changes.append((entry.vin, equipment))
                     faults += _against(work, entry, known, by)
         if faults:
             more = [f"and {len(faults) - _FAULTS_SHOWN:,} more"] if len(faults) > _FAULTS_SHOWN else []
             raise InvalidInputError("bad-import", "\n".join([*faults[:_FAULTS_SHOWN], *more, "nothing was registered"]))
-        return fresh
+        return fresh, changes
 
     @staticmethod
     def _within(entries: Sequence[VehicleEntry], by: Account | None, faults: list[str]) -> None:
@@ -132,6 +149,7 @@ class VehicleImport:
                     hwid=entry.hwid,
                     device_public_key=entry.device_public_key,
                 )
+                check_equipment(entry.equipment)
                 if by is not None:
                     check_project(entry.project, by)
             except CloudError as error:
@@ -158,6 +176,14 @@ def _against(work: Work, entry: VehicleEntry, known: Vehicle | None, by: Account
     elif entry.hwid and (other := work.vehicles.by_hwid(entry.hwid)) is not None:
         where = f", in {other.vin}" if _is_seen(other, by) else ""
         yield f"{entry.place}: HWID {entry.hwid} is registered already{where}"
+
+
+def _merged(known: Vehicle, said: EquipmentData) -> EquipmentData | None:
+    """What the vehicle is known by afterwards; None if nothing changes."""
+    names = [each.name for each in fields(EquipmentData)]
+    before = {name: getattr(known, name) for name in names}
+    after = {name: getattr(said, name) or before[name] for name in names}
+    return None if after == before else EquipmentData(**after)
 
 
 def _is_seen(vehicle: Vehicle, by: Account | None) -> bool:

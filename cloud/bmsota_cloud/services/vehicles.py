@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -13,7 +13,7 @@ from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, NotFoun
 from bmsota_cloud.domain.paging import Page, PageRequest
 from bmsota_cloud.domain.presence import VehicleConnection
 from bmsota_cloud.domain.telemetry import VehicleSnapshot
-from bmsota_cloud.domain.vehicles import FleetCount, NodeKind, Vehicle, VehicleFilter
+from bmsota_cloud.domain.vehicles import EquipmentData, FleetCount, NodeKind, Vehicle, VehicleFilter
 from bmsota_cloud.services.audit import acting
 from bmsota_cloud.services.presence import with_connection
 from bmsota_cloud.services.scoped import check_project, vehicle_for
@@ -30,10 +30,19 @@ if TYPE_CHECKING:
     from bmsota_cloud.services.context import Context
     from bmsota_cloud.services.link_watch import LinkNote, LinkWatch
 
-__all__ = ["VehicleDetail", "VehicleListing", "VehicleRow", "VehicleService", "check_registration", "is_vin"]
+__all__ = [
+    "VehicleDetail",
+    "VehicleListing",
+    "VehicleRow",
+    "VehicleService",
+    "check_equipment",
+    "check_registration",
+    "is_vin",
+]
 
 _VIN = re.compile(r"[A-Z0-9]{17}", re.ASCII)
 _HWID = re.compile(r"[!-~]{1,24}", re.ASCII)
+_EQUIPMENT_LENGTH_MAX = 64
 _WORD = re.compile(r"[\w .+-]{1,64}")
 
 
@@ -47,6 +56,11 @@ class VehicleRow:
     project: str
     customer: str
     """Empty: it belongs to none."""
+    battery_number: str
+    frame_number: str
+    model: str
+    plate: str
+    city: str
     is_upgradable: bool
     """False: a plain GB/T 32960 terminal, monitored only."""
     is_online: bool
@@ -114,6 +128,7 @@ class VehicleService:
         project: str,
         hwid: str = "",
         device_public_key: bytes | None = None,
+        equipment: EquipmentData | None = None,
         now: datetime,
         by: Account | None = None,
     ) -> Vehicle:
@@ -134,6 +149,8 @@ class VehicleService:
             if by is not None:
                 require(by, Permission.VEHICLE_REGISTER)
             check_registration(vin=vin, series=series, project=project, hwid=hwid, device_public_key=device_public_key)
+            if equipment is not None:
+                check_equipment(equipment)
             if by is not None:
                 check_project(project, by)
             if act.work.vehicles.get(vin) is not None:
@@ -147,6 +164,7 @@ class VehicleService:
                 hwid=hwid,
                 device_public_key=device_public_key,
                 registered_at=now,
+                **({} if equipment is None else asdict(equipment)),
             )
             act.work.vehicles.add(vehicle)
             how = "" if vehicle.is_upgradable else ", without a device key: monitored only"
@@ -184,6 +202,35 @@ class VehicleService:
             vehicle = replace(vehicle, hwid=hwid, device_public_key=device_public_key)
             act.work.vehicles.save(vehicle)
             act.work.device.delete_sessions(vin)
+        return vehicle
+
+    def set_equipment(
+        self, vin: str, equipment: EquipmentData, *, now: datetime, by: Account | None = None, address: str = ""
+    ) -> Vehicle:
+        """Change what people know a vehicle by; all of it is replaced. *by* as in `register`.
+
+        Raises:
+            NotFoundError: there is no such vehicle.
+            InvalidInputError: a value can't be used.
+        """
+        who = "platform" if by is None else by.name
+        subject = f"vehicle {vin[:32]}"
+        with acting(
+            self._context, who=who, action="vehicle.equipment", subject=subject, now=now, address=address
+        ) as act:
+            if by is not None:
+                require(by, Permission.VEHICLE_REGISTER)
+            check_equipment(equipment)
+            vehicle = act.work.vehicles.get(vin, lock=True) if by is None else vehicle_for(act.work, vin, by, lock=True)
+            if vehicle is None:
+                raise NotFoundError("no-such-vehicle", f"no vehicle {vin[:32]}")
+            changes = {name: value for name, value in asdict(equipment).items() if value != getattr(vehicle, name)}
+            act.detail = "; ".join(
+                f"{name.replace('_', ' ')}: {getattr(vehicle, name) or 'none'} -> {value or 'none'}"
+                for name, value in changes.items()
+            )
+            vehicle = replace(vehicle, **changes)
+            act.work.vehicles.save(vehicle)
         return vehicle
 
     # -- for people ----------------------------------------------------------------------------------------------------
@@ -226,6 +273,18 @@ class VehicleService:
         require(by, Permission.VEHICLE_READ)
         with self._context.store.reading() as work:
             return work.vehicles.projects(by.scope)
+
+    def cities(self, *, by: Account) -> tuple[str, ...]:
+        """The cities of all vehicles that *by* sees, sorted."""
+        require(by, Permission.VEHICLE_READ)
+        with self._context.store.reading() as work:
+            return work.vehicles.cities(by.scope)
+
+    def customers(self, *, by: Account) -> tuple[str, ...]:
+        """The customers of all vehicles that *by* sees, sorted."""
+        require(by, Permission.VEHICLE_READ)
+        with self._context.store.reading() as work:
+            return work.vehicles.customers(by.scope)
 
     def series(self, *, by: Account) -> tuple[str, ...]:
         """The series of all vehicles that *by* sees, sorted."""
@@ -293,6 +352,22 @@ def check_registration(*, vin: str, series: str, project: str, hwid: str, device
     _check("project", _WORD, project, "1 to 64 letters, digits, space . + - _")
     if device_public_key is not None:
         _check_key(device_public_key)
+
+
+def check_equipment(equipment: EquipmentData) -> None:
+    """Whether a vehicle can be known by this.
+
+    Raises:
+        InvalidInputError: a value can't be used.
+    """
+    for each in fields(equipment):
+        value = getattr(equipment, each.name)
+        if len(value) > _EQUIPMENT_LENGTH_MAX or not value.isprintable() or value != value.strip():
+            what = each.name.replace("_", " ")
+            raise InvalidInputError(
+                f"bad-{what.replace(' ', '-')}",
+                f"{what}: expected up to {_EQUIPMENT_LENGTH_MAX} printable characters, got {value[:80]!r}",
+            )
 
 
 def _check_key(device_public_key: bytes) -> None:

@@ -219,6 +219,12 @@ vehicle = Table(
     Column("confirmed_at", UtcTime),
     Column("mixed_pack", Text, nullable=False, server_default=""),
     Column("customer", EmptyAsNull(64), ForeignKey("customer.name"), index=True),
+    # What people know it by, as far as it is known.
+    Column("battery_number", String(64), nullable=False, server_default=""),
+    Column("frame_number", String(64), nullable=False, server_default=""),
+    Column("model", String(64), nullable=False, server_default=""),
+    Column("plate", String(64), nullable=False, server_default=""),
+    Column("city", String(64), nullable=False, server_default="", index=True),
 )
 
 gateway = Table(
@@ -585,6 +591,9 @@ newest_state = Table(
     Column("alarm_level", Integer),
     Column("frames", LargeBinary, nullable=False),
     Column("memory", LargeBinary, nullable=False),
+    Column("latitude_deg", Float),
+    Column("longitude_deg", Float),
+    Column("is_position_valid", Boolean),
 )
 
 vehicle_event = Table(

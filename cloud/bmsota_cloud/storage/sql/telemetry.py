@@ -53,10 +53,11 @@ __all__ = ["SqlTelemetryStore"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _STATE_SQL = (
     "INSERT INTO newest_state (vin, last_seen_at_ns, reported_at_s, heard_at_ns, is_time_plausible, soc_pct, speed_kmh, alarm_level,"
-    " frames, memory) VALUES {rows} ON CONFLICT (vin) DO UPDATE SET last_seen_at_ns = excluded.last_seen_at_ns,"
+    " frames, memory, latitude_deg, longitude_deg, is_position_valid) VALUES {rows} ON CONFLICT (vin) DO UPDATE SET last_seen_at_ns = excluded.last_seen_at_ns,"
     " reported_at_s = excluded.reported_at_s, heard_at_ns = excluded.heard_at_ns, is_time_plausible = excluded.is_time_plausible,"
     " soc_pct = excluded.soc_pct, speed_kmh = excluded.speed_kmh, alarm_level = excluded.alarm_level, frames = excluded.frames,"
-    " memory = excluded.memory"
+    " memory = excluded.memory, latitude_deg = excluded.latitude_deg, longitude_deg = excluded.longitude_deg,"
+    " is_position_valid = excluded.is_position_valid"
 )
 _EVENT_SQL = "INSERT OR IGNORE INTO vehicle_event (vin, at_s, sequence, kind, subject, value, detail) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _MARK_SQL = (
@@ -573,7 +574,8 @@ _event_values = attrgetter("vin", "at_s", "sequence", "kind", "subject", "value"
 # Many rows in one statement, as reports are inserted: the driver lets go of the interpreter's lock once a statement, and what SQLAlchemy
 # does around one is the price of ten rows. Statements by their number of rows, the largest first.
 _STATE_SQLS = {
-    count: _STATE_SQL.format(rows=", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * count)) for count in (100, 10, 1)
+    count: _STATE_SQL.format(rows=", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * count))
+    for count in (100, 10, 1)
 }
 
 

@@ -106,13 +106,16 @@ _NOT_IN_OTHER: Final = f"""AS sent (d, a, v, t, f, r, w, c)
     """
 _STATES: Final = """
 INSERT INTO newest_state
-    (vin, last_seen_at_ns, reported_at_s, heard_at_ns, is_time_plausible, soc_pct, speed_kmh, alarm_level, frames, memory)
+    (vin, last_seen_at_ns, reported_at_s, heard_at_ns, is_time_plausible, soc_pct, speed_kmh, alarm_level, frames, memory,
+    latitude_deg, longitude_deg, is_position_valid)
 SELECT * FROM unnest(
-    $1::text[], $2::int8[], $3::int8[], $4::int8[], $5::bool[], $6::float8[], $7::float8[], $8::int4[], $9::bytea[], $10::bytea[])
+    $1::text[], $2::int8[], $3::int8[], $4::int8[], $5::bool[], $6::float8[], $7::float8[], $8::int4[], $9::bytea[], $10::bytea[],
+    $11::float8[], $12::float8[], $13::bool[])
 ON CONFLICT (vin) DO UPDATE SET
     last_seen_at_ns = excluded.last_seen_at_ns, reported_at_s = excluded.reported_at_s, heard_at_ns = excluded.heard_at_ns,
     is_time_plausible = excluded.is_time_plausible, soc_pct = excluded.soc_pct, speed_kmh = excluded.speed_kmh,
-    alarm_level = excluded.alarm_level, frames = excluded.frames, memory = excluded.memory
+    alarm_level = excluded.alarm_level, frames = excluded.frames, memory = excluded.memory,
+    latitude_deg = excluded.latitude_deg, longitude_deg = excluded.longitude_deg, is_position_valid = excluded.is_position_valid
 """
 _EVENTS: Final = """
 INSERT INTO vehicle_event (vin, at_s, sequence, kind, subject, value, detail)

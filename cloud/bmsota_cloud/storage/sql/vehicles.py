@@ -112,6 +112,12 @@ class SqlVehicles(Tables):
     def series(self, scope: Scope) -> tuple[str, ...]:
         return self._different(t.vehicle.c.series, scope)
 
+    def cities(self, scope: Scope) -> tuple[str, ...]:
+        return tuple(filter(None, self._different(t.vehicle.c.city, scope)))
+
+    def customers(self, scope: Scope) -> tuple[str, ...]:
+        return tuple(filter(None, self._different(t.vehicle.c.customer, scope)))
+
     def _different(self, column: Column[str], scope: Scope) -> tuple[str, ...]:
         """The values of an indexed column; of everything, each found from the one before: as many steps as values, not as vehicles."""
         if not scope.is_everything:

@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "telemetry_0007"
-down_revision = "telemetry_0005"
+down_revision = "telemetry_0006"
 branch_labels = None
 depends_on = None
 
