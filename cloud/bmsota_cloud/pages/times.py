@@ -11,7 +11,7 @@ from bmsota.gbt32960 import BEIJING
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
-__all__ = ["ago", "clock", "duration", "iso", "offset", "since", "stamp", "when"]
+__all__ = ["ago", "clock", "duration", "iso", "offset", "since", "span", "stamp", "when"]
 
 # GB/T 32960 frames carry this zone, and so do the displays of the vehicles; two people comparing a page with a frame
 # must not have to calculate. A zone of the account comes with account settings.
@@ -59,6 +59,16 @@ def ago(span: timedelta) -> str:
 def since(at: datetime, now: datetime) -> Markup:
     """How long ago, kept up to date by the page's script."""
     return Markup('<span data-since="{}">{}</span>').format(iso(at), ago(now - at))
+
+
+def span(seconds: int) -> str:
+    """How long something took, in two units."""
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86_400
+    if days:
+        return f"{days} d {hours % 24} h"
+    if hours:
+        return f"{hours} h {minutes % 60:02} min"
+    return f"{minutes} min {seconds % 60:02} s" if minutes else f"{seconds} s"
 
 
 def duration(seconds: int) -> str:
