@@ -20,6 +20,7 @@ from bmsota_cloud.api.projects import add_project_routes
 from bmsota_cloud.api.refusals import add_refusal_routes
 from bmsota_cloud.api.releases import add_release_routes
 from bmsota_cloud.api.telemetry import add_telemetry_routes
+from bmsota_cloud.api.vehicle_history import add_vehicle_history_routes
 from bmsota_cloud.api.vehicles import add_vehicle_routes
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def build_router(services: Services, clock: Clock) -> APIRouter:
     add_overview_routes(router, services)
     add_telemetry_routes(router, services)
     add_history_routes(router, services)
+    add_vehicle_history_routes(router, services, clock)
     add_equipment_routes(router, services)
     add_export_routes(router, services, clock)
     add_project_routes(router, services, clock)

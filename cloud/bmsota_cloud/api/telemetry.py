@@ -15,7 +15,7 @@ from bmsota_cloud.domain.telemetry import EventKind
 if TYPE_CHECKING:
     from bmsota_cloud.services import Services
 
-__all__ = ["add_telemetry_routes", "check_times"]
+__all__ = ["add_telemetry_routes", "check_times", "unix_seconds"]
 
 
 class VehicleSnapshotOut(ApiOut):
@@ -128,6 +128,11 @@ def check_times(since: datetime | None, until: datetime | None) -> None:
     for name, moment in (("since", since), ("until", until)):
         if moment is not None and moment.tzinfo is None:
             raise InvalidInputError("bad-time", f"{name}: expected a time with a zone, got {moment.isoformat()}")
+
+
+def unix_seconds(at: datetime | None) -> int | None:
+    """The first whole second that is not before *at*: reports know whole seconds."""
+    return None if at is None else -int(-at.timestamp() // 1)
 
 
 def _kinds(words: list[str]) -> list[EventKind]:

@@ -1,4 +1,4 @@
-"""How the upgrade history is written: nodes that made the same step stand together."""
+"""How histories are written: of an upgrade, nodes that made the same step stand together; faults by their names."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 
 from bmsota_cloud.domain.histories import UpgradeSource
 from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES
+from bmsota_cloud.domain.telemetry import EventKind
+from bmsota_cloud.domain.vehicles import node_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bmsota_cloud.domain.histories import HistoryEntry
+    from bmsota_cloud.domain.vehicle_history import FaultView
 
-__all__ = ["NodeChange", "node_changes"]
+__all__ = ["NodeChange", "fault_name", "node_changes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,20 @@ def node_changes(entry: HistoryEntry) -> list[NodeChange]:
         )
         for (before, after), positions in groups.items()
     ]
+
+
+# As the alarm body's lists of faults are called by people.
+_LISTS = {"ress": "Energy storage", "motor": "Motor", "engine": "Engine", "other": "Other"}
+
+
+def fault_name(fault: FaultView) -> str:
+    """As "SOC low", "Energy storage fault 0x00000012", "Slave 2, fault 0x00000012"."""
+    first, _, code = fault.subject.partition(" ")
+    if fault.kind is EventKind.FAULT_CODE:
+        return f"{_LISTS.get(first, first)} fault {code}"
+    if fault.kind is EventKind.FAULT_CHANGE and first.isdigit():
+        return f"{node_name(int(first)).capitalize()}, fault {code}"
+    return fault.subject.replace("_", " ").capitalize().replace("Soc", "SOC")
 
 
 def _why_unknown(entry: HistoryEntry) -> str:

@@ -15,8 +15,9 @@ from starlette.responses import HTMLResponse
 from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES, task_key
 from bmsota_cloud.domain.refusals import CAUSES
 from bmsota_cloud.domain.vehicles import node_name
-from bmsota_cloud.pages.history_view import node_changes
+from bmsota_cloud.pages.history_view import fault_name, node_changes
 from bmsota_cloud.pages.times import clock, duration, iso, offset, since, span, to_field, when
+from bmsota_cloud.pages.vehicle_sections import vehicle_sections
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -46,6 +47,7 @@ def _environment() -> Environment:
     )
     environment.globals.update(
         causes=CAUSES,
+        fault_name=fault_name,
         node_changes=node_changes,
         node_name=node_name,
         offset=offset,
@@ -53,6 +55,7 @@ def _environment() -> Environment:
         task_key=task_key,
         reply_word=_reply_word,
         options=_options,
+        vehicle_sections=vehicle_sections,
     )
     environment.filters.update(
         clock=clock,

@@ -45,6 +45,7 @@ from bmsota_cloud.pages.refusals import add_refusal_pages
 from bmsota_cloud.pages.session import Visitor, with_retry_after
 from bmsota_cloud.pages.site import Site
 from bmsota_cloud.pages.telemetry import add_telemetry_pages
+from bmsota_cloud.pages.vehicle_history import add_vehicle_history_pages
 from bmsota_cloud.pages.vehicle_import import add_vehicle_import_pages
 from bmsota_cloud.pages.vehicles import add_vehicle_pages
 
@@ -99,6 +100,7 @@ def build_router(services: "Services", settings: "PlatformSettings", clock: "Clo
     add_history_pages(router, site)
     add_export_pages(router, site)
     add_record_pages(router, site)
+    add_vehicle_history_pages(router, site)
     add_ota_task_pages(router, site)
     add_project_pages(router, site)
     add_refusal_pages(router, site)

@@ -64,8 +64,10 @@ from bmsota_cloud.services.projects import ProjectService, ProjectView
 from bmsota_cloud.services.records import GAP_PERIODS, RECORD_PERIOD_S, RecordService, RecordView
 from bmsota_cloud.services.refusals import RefusalService, network_of
 from bmsota_cloud.services.releases import ReleaseService
+from bmsota_cloud.services.run_tracking import RunKind
 from bmsota_cloud.services.telemetry import EventView, ReportView, TelemetryService
 from bmsota_cloud.services.upgrades import Instruction, ReportVerdict, UpgradeService
+from bmsota_cloud.services.vehicle_history import VehicleHistoryService
 from bmsota_cloud.services.vehicle_import import ImportResult, VehicleEntry, VehicleImport
 from bmsota_cloud.services.vehicle_management import VehicleManagementService
 from bmsota_cloud.services.vehicle_survey import REMARK_WORDS
@@ -144,6 +146,7 @@ __all__ = [
     "ReleaseService",
     "ReportVerdict",
     "ReportView",
+    "RunKind",
     "Services",
     "SteadyTime",
     "Subscription",
@@ -154,6 +157,7 @@ __all__ = [
     "UpgradeView",
     "VehicleDetail",
     "VehicleEntry",
+    "VehicleHistoryService",
     "VehicleImport",
     "VehicleListing",
     "VehiclePreview",
@@ -194,6 +198,7 @@ class Services:
     releases: ReleaseService
     telemetry: TelemetryService
     upgrades: UpgradeService
+    vehicle_histories: VehicleHistoryService
     vehicles: VehicleService
     vehicle_import: VehicleImport
     counters: Counters
@@ -230,6 +235,7 @@ class Services:
             releases=ReleaseService(context),
             telemetry=TelemetryService(context),
             upgrades=UpgradeService(context, equipment),
+            vehicle_histories=VehicleHistoryService(context),
             vehicles=(vehicles := VehicleService(context, watch)),
             vehicle_import=VehicleImport(context, vehicles),
             counters=context.counters,

@@ -212,9 +212,9 @@ class _Known:
                 self.run.see(at_s, measures, run_gap_s)
             elif ended := self.run.take(at_s, self.run_kind, facts.soc_pct, measures, run_gap_s):
                 events.append(_run_event(vin, at_s, ended))
-        longitude, latitude = measures[7:9]
-        if longitude is not None and latitude is not None and self.track.take(at_s, longitude, latitude):
-            detail = json.dumps([longitude, latitude, facts.speed_kmh], separators=(",", ":"))
+        position = facts.position
+        if position is not None and position[2] and (kept := self.track.take(at_s, position[0], position[1])):
+            detail = json.dumps([*kept, facts.speed_kmh], separators=(",", ":"))
             events.append(VehicleEvent(vin=vin, at_s=at_s, kind=EventKind.POSITION, detail=detail))
         if len(events) > before:
             if at_s != self.counted_s:

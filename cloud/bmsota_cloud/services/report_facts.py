@@ -125,10 +125,10 @@ class Facts(NamedTuple):
     alarm_flags: int = 0
     faults: Faults | None = None
     changes: tuple[FaultChange, ...] = ()
-    measures: Measures = NO_MEASURES
-    configuration: tuple[BmsConfiguration, ...] = ()
     position: Place | None = None
     """None: the report has no position, or only one without numbers, or off the earth."""
+    measures: Measures = NO_MEASURES
+    configuration: tuple[BmsConfiguration, ...] = ()
 
 
 class ReportReader:
@@ -318,7 +318,7 @@ class _Layout:
         places: Any = nothing
         if name := self.position:
             coordinates = (_numbers(values[f"{name}.{axis}_deg"]) for axis in ("latitude", "longitude"))
-            places = list(map(_place, *coordinates, values[f"{name}.valid"].tolist()))
+            places = map(_place, *coordinates, values[f"{name}.valid"].tolist())
         vehicles, alarms = repeat(bool(self.vehicle), count), repeat(bool(self.alarms), count)
         columns = (
             coverages,
@@ -332,13 +332,13 @@ class _Layout:
             flags,
             faults,
             repeat((), count),
-            self._measures(group, count, places),
-            repeat((), count),
             places,
+            self._measures(group, count),
+            repeat((), count),
         )
         return map(Facts._make, zip(*columns, strict=True))
 
-    def _measures(self, group: FrameGroup, count: int, places: Sequence[Place | None]) -> Iterator[Measures]:
+    def _measures(self, group: FrameGroup, count: int) -> Iterator[Measures]:
         values = group.values
         nothing: Any = [None] * count
         columns = [nothing] * len(Measures._fields)
@@ -361,8 +361,6 @@ class _Layout:
                 if found:
                     columns[place] = _scaled(_folded(np.fmax, found), scale)
                     columns[place + 1] = _scaled(_folded(np.fmin, found), scale)
-        if self.position:
-            columns[7], columns[8] = zip(*map(_fix_of, places), strict=True)
         return map(Measures._make, zip(*columns, strict=True))
 
     @staticmethod
@@ -461,25 +459,6 @@ def _folded(fold: Any, columns: Sequence[Any]) -> Any:
     return fold.reduce([fold.reduce(column, axis=1) for column in columns])
 
 
-def _fix_of(place: Place | None) -> tuple[int | None, int | None]:
-    """As `_fix`, of what `_place` has found."""
-    if place is None or not place[2]:
-        return _NOWHERE
-    return round(place[1] * 1_000_000), round(place[0] * 1_000_000)
-
-
-def _fix(valid: bool, longitude: int | None, latitude: int | None) -> tuple[int | None, int | None]:
-    """Longitude and latitude, 0.000001 deg, if both are known and on the globe."""
-    if not valid or longitude is None or latitude is None:
-        return _NOWHERE
-    if abs(longitude) > 180_000_000 or abs(latitude) > 90_000_000:
-        return _NOWHERE
-    return longitude, latitude
-
-
-_NOWHERE = (None, None)
-
-
 def _measures_of(bodies: Sequence[Body]) -> Measures:
     """As `_Layout._measures`, of one report."""
     numbers: list[int | None] = [None] * len(Measures._fields)
@@ -498,10 +477,6 @@ def _measures_of(bodies: Sequence[Body]) -> Measures:
                 numbers[4] = _whole(body.cell_voltage_min_v, 1000)
                 numbers[5] = _whole(body.temperature_max_c, 1)
                 numbers[6] = _whole(body.temperature_min_c, 1)
-            case Position() | Position2025():
-                numbers[7:9] = _fix(
-                    body.valid, _whole(body.longitude_deg, 1_000_000), _whole(body.latitude_deg, 1_000_000)
-                )
             case CellVoltages() | CellVoltages2025():
                 for item in _items_of(body) or ():
                     cells += _wholes(item.cell_voltages_v, 1000)

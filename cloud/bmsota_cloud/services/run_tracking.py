@@ -66,9 +66,6 @@ class Measures(NamedTuple):
     cell_voltage_mv_min: int | None = None
     temperature_c_max: int | None = None
     temperature_c_min: int | None = None
-    longitude_udeg: int | None = None
-    """0.000001 deg, at most 180 deg; None also where the fix is lost."""
-    latitude_udeg: int | None = None
 
 
 NO_MEASURES = Measures()
@@ -241,7 +238,7 @@ class RunTracker:
         self._widen(measures)
 
     def _widen(self, measures: Measures) -> None:
-        _, current, _, cell_max, cell_min, hot, cold, _, _ = measures
+        _, current, _, cell_max, cell_min, hot, cold = measures
         limits = self._limits
         # Usually all is known and within what it was: six comparisons, and nothing made.
         try:
@@ -358,21 +355,21 @@ class TrackTracker:
     __slots__ = ("_at_s", "_bearing_deg", "_latitude", "_longitude", "_near", "_scale")
 
     def __init__(self) -> None:
-        self._near: tuple[int, int] | None = None
+        self._near: tuple[float, float] | None = None
         """A position less than 20 m from the last that was kept: a vehicle that stands says it again and again."""
         self._at_s = 0
         self._longitude = self._latitude = 0
         self._bearing_deg = _NO_BEARING
         self._scale = 0.0
 
-    def take(self, at_s: int, longitude: int, latitude: int) -> bool:
-        """Go on to the next position, 0.000001 deg; whether it is kept."""
+    def take(self, at_s: int, latitude_deg: float, longitude_deg: float) -> tuple[int, int] | None:
+        """Go on to the next position; longitude and latitude in 0.000001 deg if it is kept."""
         near = self._near
+        if near is not None and near[0] == latitude_deg and near[1] == longitude_deg:
+            return None
+        longitude, latitude = round(longitude_deg * 1e6), round(latitude_deg * 1e6)
         if near is None:
-            self._keep(at_s, longitude, latitude, _NO_BEARING)
-            return True
-        if near[0] == longitude and near[1] == latitude:
-            return False
+            return self._keep(at_s, longitude, latitude, _NO_BEARING)
         if not self._scale:
             self._scale = math.cos(math.radians(self._latitude / 1e6)) * _UDEG_M
         east = (longitude - self._longitude) * self._scale
@@ -380,22 +377,22 @@ class TrackTracker:
         moved_m = math.hypot(east, north)
         since_s = at_s - self._at_s
         if moved_m < _MOVED_M:
-            self._near = (longitude, latitude)
-            return False
+            self._near = (latitude_deg, longitude_deg)
+            return None
         if since_s < _TRACK_S and moved_m < _TRACK_M:
-            return False
+            return None
         bearing = round(math.degrees(math.atan2(east, north))) % 360
         if self._bearing_deg != _NO_BEARING and since_s < _STRAIGHT_S and moved_m < _STRAIGHT_M:
             turned = abs(bearing - self._bearing_deg)
             if min(turned, 360 - turned) <= _STRAIGHT_DEG:
-                return False
-        self._keep(at_s, longitude, latitude, bearing)
-        return True
+                return None
+        return self._keep(at_s, longitude, latitude, bearing)
 
-    def _keep(self, at_s: int, longitude: int, latitude: int, bearing: int) -> None:
+    def _keep(self, at_s: int, longitude: int, latitude: int, bearing: int) -> tuple[int, int]:
         self._at_s, self._longitude, self._latitude, self._bearing_deg = at_s, longitude, latitude, bearing
-        self._near = (longitude, latitude)
+        self._near = (latitude / 1e6, longitude / 1e6)
         self._scale = 0.0
+        return longitude, latitude
 
     def to_bytes(self) -> bytes:
         """For `from_bytes`; empty before the first position."""

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         Unread,
         VehicleEvent,
     )
+    from bmsota_cloud.domain.vehicle_history import FaultFilter, FaultPeriod
     from bmsota_cloud.domain.vehicles import FleetCount, FleetVehicle, LastLogin, Vehicle, VehicleFilter, VehicleNode
 
 __all__ = [
@@ -773,6 +774,13 @@ class TelemetryStore(Protocol):
         kinds: Sequence[str] = (),
     ) -> Page[VehicleEvent]:
         """Newest first, also within a second; of all kinds if *kinds* is empty."""
+        ...
+
+    def faults(self, vin: str, request: PageRequest, asked: FaultFilter) -> Page[FaultPeriod]:
+        """Onsets of alarms and faults, each with its end; open ones first.
+
+        An onset that is told again while the fault is there, and the end of one whose onset is not known, are none.
+        """
         ...
 
     def replace_events(self, vin: str, since_s: int, until_s: int, events: Sequence[VehicleEvent]) -> None:

@@ -645,6 +645,7 @@ vehicle_event = Table(
     Column("subject", Text, primary_key=True),
     Column("value", Text, primary_key=True),
     Column("detail", Text, nullable=False),
+    Index("vehicle_event_by_kind", "vin", "kind", "at_s"),
     sqlite_with_rowid=False,
 )
 

@@ -298,7 +298,7 @@ def test_any_order_any_batches_any_restarts_give_the_same_runs(seed):
 
 def test_the_largest_numbers_fit_into_what_is_remembered():
     tracker = RunTracker()
-    most = Measures(65_535, 65_535, 2**32, 65_535, -65_535, 250, -40, None, None)
+    most = Measures(65_535, 65_535, 2**32, 65_535, -65_535, 250, -40)
     for at in range(0, 90_000, 300):
         tracker.take(at, 2, 250, most, 300)
     again = RunTracker.from_bytes(tracker.to_bytes())
@@ -310,8 +310,8 @@ def test_the_largest_numbers_fit_into_what_is_remembered():
 
 
 def metres(east, north):
-    """0.000001 deg, near the equator."""
-    return round(east / 0.111_319_49), round(north / 0.111_319_49)
+    """Latitude and longitude near the equator."""
+    return round(north / 111_319.49, 6), round(east / 111_319.49, 6)
 
 
 def kept(points):

@@ -12,6 +12,7 @@ import pytest
 from bmsota_cloud.domain.errors import StorageUnavailableError
 from bmsota_cloud.domain.paging import PageRequest
 from bmsota_cloud.domain.telemetry import EventKind, Mark, StateRow, StoredFrame, VehicleEvent
+from bmsota_cloud.domain.vehicle_history import FAULT_KINDS, FaultFilter, FaultOrder
 from bmsota_cloud.storage.migrate import migrate
 from bmsota_cloud.storage.sql import SqlTelemetryStore
 from bmsota_cloud.storage.sql._packing import pack, unpack
@@ -277,6 +278,57 @@ class FramesContract:
         found = telemetry.events(VIN, PageRequest()).items
         assert [each.sequence for each in found] == [11, 10, 2, 1]
         assert telemetry.events(VIN, PageRequest(2, 2)).items == found[2:]
+
+    def test_onsets_and_clears_are_paired(self, telemetry):
+        """Also if told twice, cleared without an onset, or of one name in two kinds; open ones first, and sorted as asked."""
+
+        def event(at, kind, subject, value, level=None, sequence=1):
+            detail = "" if level is None else f'{{"level": {level}}}'
+            return VehicleEvent(
+                vin=VIN, at_s=NOON_S + at, sequence=sequence, kind=kind, subject=subject, value=value, detail=detail
+            )
+
+        alarm, code, change = FAULT_KINDS
+        telemetry.save_derived(
+            [],
+            [
+                event(0, alarm, "HOT", "0"),
+                event(10, alarm, "HOT", "1", 1),
+                event(15, code, "HOT", "0"),
+                event(20, alarm, "HOT", "0"),
+                event(20, alarm, "HOT", "1", 3, sequence=2),
+                event(30, change, "2 0x1", "1", 2),
+                event(35, change, "2 0x1", "1", 4),
+                event(40, change, "2 0x1", "0", 0),
+                event(50, code, "ress 0x1", "1"),
+                event(60, alarm, "COLD", "1", 0),
+                event(70, alarm, "COLD", "0"),
+                replace(event(15, alarm, "HOT", "0"), vin="OTHER"),
+                replace(event(12, EventKind.ALARM_LEVEL, "", "1"), detail="no JSON"),
+            ],
+            telemetry.mark(),
+        )
+
+        def found(number=1, size=50, **asked):
+            page = telemetry.faults(VIN, PageRequest(number, size), FaultFilter(**asked))
+            ends = [None if each.cleared_s is None else each.cleared_s - NOON_S for each in page.items]
+            return [(each.onset.at_s - NOON_S, end) for each, end in zip(page.items, ends, strict=True)], page.total
+
+        assert found() == ([(50, None), (20, None), (60, 70), (30, 40), (10, 20)], 5)
+        assert found(2, 2) == ([(60, 70), (30, 40)], 5)
+        assert found(order=FaultOrder.LEVEL) == ([(20, None), (50, None), (30, 40), (10, 20), (60, 70)], 5)
+        assert found(order=FaultOrder.TYPE) == ([(20, None), (50, None), (60, 70), (10, 20), (30, 40)], 5)
+        assert found(is_open=True) == ([(50, None), (20, None)], 2)
+        assert found(is_open=False, level_min=1) == ([(30, 40), (10, 20)], 2)
+        assert found(kinds=(change,)) == ([(30, 40)], 1)
+        assert found(since_s=NOON_S + 41, until_s=NOON_S + 60) == ([(50, None), (20, None)], 2)
+        assert telemetry.faults("NOBODY", PageRequest(), FaultFilter()).total == 0
+        period = telemetry.faults(VIN, PageRequest(), FaultFilter(kinds=(change,))).items[0]
+        assert (period.onset.subject, period.onset.detail, period.cleared_detail) == (
+            "2 0x1",
+            '{"level": 2}',
+            '{"level": 0}',
+        )
 
     def test_events_of_a_stretch_are_replaced(self, telemetry):
         event = VehicleEvent(vin=VIN, at_s=NOON_S, kind=EventKind.VEHICLE_STATE)

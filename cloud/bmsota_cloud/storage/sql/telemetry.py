@@ -17,11 +17,12 @@ from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, insert, make_url, select, text, update
+from sqlalchemy import JSON, Select, cast, delete, func, insert, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from bmsota.errors import ConfigurationError
 from bmsota_cloud.domain.telemetry import EventKind, FleetMark, Mark, StateRow, Unread, VehicleEvent
+from bmsota_cloud.domain.vehicle_history import FaultOrder, FaultPeriod
 from bmsota_cloud.storage import schema as t
 from bmsota_cloud.storage.sql._engine import MEMORY, SqlDatabase
 from bmsota_cloud.storage.sql._reading import BlockReader
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from bmsota_cloud.domain.paging import Page, PageRequest
     from bmsota_cloud.domain.telemetry import Compacted, FramePage, HotPartition, StoredFrame
+    from bmsota_cloud.domain.vehicle_history import FaultFilter
     from bmsota_cloud.storage.sql.telemetry_postgresql import PostgresqlFrames
 
 __all__ = ["SqlTelemetryStore"]
@@ -376,6 +378,11 @@ class SqlTelemetryStore:
         with _refusals(), self._database.reading() as connection:
             return page_of(connection, _event, statement.order_by(*order), request)
 
+    def faults(self, vin: str, request: PageRequest, asked: FaultFilter) -> Page[FaultPeriod]:
+        with _refusals(), self._database.reading() as connection:
+            statement = _faults(vin, asked, is_postgresql=self._on_postgresql is not None)
+            return page_of(connection, _fault, statement, request)
+
     def replace_events(self, vin: str, since_s: int, until_s: int, events: Sequence[VehicleEvent]) -> None:
         if self._on_postgresql is not None:
             self._on_postgresql.replace_events(vin, since_s, until_s, events)
@@ -487,6 +494,42 @@ def _marks_of(connection: Connection, writer: int) -> dict[str, int]:
     c = t.report_mark.c
     rows = connection.execute(select(c.place, c.derived_to).where(c.writer == writer))
     return {row.place: row.derived_to for row in rows}
+
+
+def _faults(vin: str, asked: FaultFilter, *, is_postgresql: bool) -> Select[Any]:
+    c = t.vehicle_event.c
+    lag = func.lag(c.value).over(partition_by=(c.kind, c.subject), order_by=(c.at_s, c.sequence))
+    told = select(*c, lag.label("before"))
+    e = told.where(c.vin == vin, c.kind.in_(asked.kinds)).subquery().c
+    # Of what is told twice the first.
+    f = select(*e).where(func.coalesce(e.before, "0") != e.value).subquery().c
+    group, order = (f.kind, f.subject), (f.at_s, f.sequence)
+    json = func.nullif(f.detail, "")
+    level = cast(json, JSON)["level"].as_integer() if is_postgresql else func.json_extract(json, "$.level")
+    pairs = select(
+        *f,
+        func.lead(f.at_s).over(partition_by=group, order_by=order).label("cleared_s"),
+        func.lead(f.detail).over(partition_by=group, order_by=order).label("cleared_detail"),
+        func.coalesce(level, 0).label("level"),
+    ).subquery()
+    p = pairs.c
+    statement = select(*p).where(p.value == "1")
+    if asked.since_s is not None:
+        statement = statement.where((p.cleared_s >= asked.since_s) | p.cleared_s.is_(None))
+    if asked.until_s is not None:
+        statement = statement.where(p.at_s < asked.until_s)
+    if asked.level_min:
+        statement = statement.where(p.level >= asked.level_min)
+    if asked.is_open is not None:
+        statement = statement.where(p.cleared_s.is_(None) if asked.is_open else p.cleared_s.is_not(None))
+    first = {FaultOrder.TIME: (), FaultOrder.TYPE: (p.kind, p.subject), FaultOrder.LEVEL: (p.level.desc(),)}
+    newest = (p.at_s.desc(), p.sequence.desc(), p.kind, p.subject)
+    return statement.order_by(p.cleared_s.is_not(None), *first[asked.order], *newest)
+
+
+def _fault(**row: Any) -> FaultPeriod:
+    fields = {name: row[name] for name in t.vehicle_event.c.keys()}  # noqa: SIM118 - a collection of columns
+    return FaultPeriod(onset=_event(**fields), cleared_s=row["cleared_s"], cleared_detail=row["cleared_detail"] or "")
 
 
 def _event(**row: Any) -> VehicleEvent:
