@@ -53,6 +53,11 @@ ROUTES = {
     "SOCKET /live/vehicles/{vin}": VEHICLE,
     "GET /ota/tasks": EMPLOYEES,
     "GET /ota/tasks/{task_id}": PROJECT,
+    # A project out of scope is no choice of the form.
+    "GET /ota/tasks/new": MAKERS,
+    "POST /ota/tasks/new": PROJECT_MAKERS,
+    "GET /ota/tasks/{task_id}/edit": PROJECT_MAKERS,
+    "POST /ota/tasks/{task_id}/edit": PROJECT_MAKERS,
     # A wrong code is a refusal, too.
     "POST /ota/tasks/{task_id}/approve": "sfffff-ff",
     "POST /ota/tasks/{task_id}/new-code": "sf++++-ff",
@@ -151,6 +156,8 @@ FIELDS = {
     "/manage/accounts/dora/reset": {"password": "another long password"},
     "/manage/customers": {"name": "Quays"},
     "/manage/customers/vehicles": {"customer": "Port", "vins": VIN},
+    "/ota/tasks/new": {"project": "Harbour", "version": "2.1.0", "way": "vins", "vins": VIN, "act": "preview"},
+    "/ota/tasks/1/edit": {"reason": "r", "auditor": "alan", "way": "keep", "act": "preview"},
     "/ota/tasks/1/approve": {"code": "000000"},
     "/ota/tasks/1/end": {"vin": VIN, "reason": "stuck"},
     "/ota/tasks/1/retry": {"vin": VIN, "reason": "again"},

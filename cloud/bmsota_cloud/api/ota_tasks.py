@@ -12,10 +12,10 @@ from bmsota_cloud.api.common import Address, ApiIn, ApiOut, By, CountOut, Id, Pa
 from bmsota_cloud.api.releases import ImageOut
 from bmsota_cloud.clock import Clock
 from bmsota_cloud.domain.evidence import Source
-from bmsota_cloud.domain.ota_tasks import ActKind, TaskStatus, VehicleStatus
+from bmsota_cloud.domain.ota_tasks import TASK_VEHICLES_MAX, ActKind, TaskStatus, VehicleStatus
 from bmsota_cloud.domain.projects import ApprovalWay
 from bmsota_cloud.domain.vehicle_checks import RemarkKind
-from bmsota_cloud.services.ota_tasks import TASK_VEHICLES_MAX, TIME_LIMIT_S_DEFAULT
+from bmsota_cloud.services.ota_tasks import TIME_LIMIT_S_DEFAULT
 from bmsota_cloud.services.turns import short_turns
 
 if TYPE_CHECKING:

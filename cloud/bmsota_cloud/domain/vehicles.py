@@ -142,6 +142,9 @@ class VehicleFilter:
     text: str = ""
     """Looked for in VIN, HWID and series, whatever its case."""
     is_online: bool | None = None
+    customer: str = ""
+    master_version: str = ""
+    """What the master runs, as far as is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,7 +58,7 @@ def add_ota_task_pages(router: APIRouter, site: Site) -> None:
     ota_tasks = site.services.ota_tasks
 
     @router.get("/ota/tasks", response_class=HTMLResponse)
-    def task_list(request: Request, project: str = "", page: int = 1) -> HTMLResponse:
+    def task_list(request: Request, project: str = "", page: int = 1, new: int = 0) -> HTMLResponse:
         visitor = site.visitor(request)
         return site.show_list(
             request,
@@ -67,6 +67,8 @@ def add_ota_task_pages(router: APIRouter, site: Site) -> None:
             section="tasks",
             rows=ota_tasks.rows(PageRequest(page, _ROWS_A_PAGE), by=visitor.account, project=project),
             projects=site.services.vehicles.projects(by=visitor.account),
+            new=new,
+            may_create=visitor.account.may(Permission.OTA_CREATE),
             query=Query("/ota/tasks", {"project": project}),
         )
 
@@ -218,6 +220,11 @@ class _LiveTask:
                 and (
                     self._visitor.account.may(Permission.OTA_CREATE) or self._visitor.account.may(Permission.OTA_AUDIT)
                 )
+            ),
+            "may_edit": (
+                detail.task.status is TaskStatus.UNAPPROVED
+                and detail.act is None
+                and self._visitor.account.may(Permission.OTA_CREATE)
             ),
             "summaries": {upgrade.vin: _summary(upgrade) for upgrade in detail.upgrades.items},
             "query": Query(f"/ota/tasks/{self._task_id}", {"status": chosen}),

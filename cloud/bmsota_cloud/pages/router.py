@@ -38,6 +38,7 @@ from bmsota_cloud.pages.projects import add_project_pages
 from bmsota_cloud.pages.refusals import add_refusal_pages
 from bmsota_cloud.pages.session import Visitor, with_retry_after
 from bmsota_cloud.pages.site import Site
+from bmsota_cloud.pages.task_form import add_task_form_pages
 from bmsota_cloud.pages.telemetry import add_telemetry_pages
 from bmsota_cloud.pages.vehicle_import import add_vehicle_import_pages
 from bmsota_cloud.pages.vehicles import add_vehicle_pages
@@ -89,6 +90,8 @@ def build_router(services: "Services", settings: "PlatformSettings", clock: "Clo
     add_vehicle_pages(router, site)
     add_telemetry_pages(router, site)
     add_history_pages(router, site)
+    # Before the pages of one task: "new" is no number.
+    add_task_form_pages(router, site)
     add_ota_task_pages(router, site)
     add_project_pages(router, site)
     add_refusal_pages(router, site)

@@ -44,6 +44,7 @@ from bmsota_cloud.services.presence import PresenceService, SteadyTime
 from bmsota_cloud.services.projects import ProjectService, ProjectView
 from bmsota_cloud.services.refusals import RefusalService, network_of
 from bmsota_cloud.services.releases import ReleaseService
+from bmsota_cloud.services.task_plans import PlannedVehicle, TaskPlan, TaskPlans, VersionChoice
 from bmsota_cloud.services.telemetry import EventView, ReportView, TelemetryService
 from bmsota_cloud.services.upgrades import Instruction, ReportVerdict, UpgradeService
 from bmsota_cloud.services.vehicle_import import ImportResult, VehicleEntry, VehicleImport
@@ -93,6 +94,7 @@ __all__ = [
     "OrderReportView",
     "OtaTaskService",
     "OutboxService",
+    "PlannedVehicle",
     "PlatformKeys",
     "PlatformLoginService",
     "PlatformLoginVerdict",
@@ -108,6 +110,8 @@ __all__ = [
     "SteadyTime",
     "Subscription",
     "TaskDetail",
+    "TaskPlan",
+    "TaskPlans",
     "TaskRow",
     "TelemetryService",
     "UpgradeService",
@@ -119,6 +123,7 @@ __all__ = [
     "VehiclePreview",
     "VehicleRow",
     "VehicleService",
+    "VersionChoice",
     "is_vin",
     "network_of",
     "stored_frame",
@@ -148,6 +153,7 @@ class Services:
     projects: ProjectService
     refusals: RefusalService
     releases: ReleaseService
+    task_plans: TaskPlans
     telemetry: TelemetryService
     upgrades: UpgradeService
     vehicles: VehicleService
@@ -180,6 +186,7 @@ class Services:
             projects=ProjectService(context),
             refusals=RefusalService(context),
             releases=ReleaseService(context),
+            task_plans=TaskPlans(context),
             telemetry=TelemetryService(context),
             upgrades=UpgradeService(context, equipment),
             vehicles=(vehicles := VehicleService(context, watch)),

@@ -17,7 +17,7 @@ from bmsota_cloud.storage.sql.presence import SqlPresence, is_open
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import Column, Table
+    from sqlalchemy import Column, ColumnElement, Table
 
     from bmsota_cloud.domain.accounts import Scope
     from bmsota_cloud.domain.paging import PageRequest
@@ -65,13 +65,7 @@ class SqlVehicles(Tables):
         self, request: PageRequest, asked: VehicleFilter, lease_check: LeaseCheck, scope: Scope
     ) -> tuple[Page[tuple[Vehicle, VehicleConnection]], FleetCount]:
         v, p = t.vehicle.c, t.presence.c
-        fits = list(vehicles_in(scope))
-        if asked.project:
-            fits.append(v.project == asked.project)
-        if asked.series:
-            fits.append(v.series == asked.series)
-        if asked.text:
-            fits.append(or_(*(column.icontains(asked.text, autoescape=True) for column in (v.vin, v.hwid, v.series))))
+        fits = _fits(asked, scope)
         # Who is online is counted from the links, which are fewer than the vehicles.
         linked = t.presence.outerjoin(t.gateway, t.gateway.c.id == p.gateway_id)
         online = is_open(lease_check)
@@ -94,6 +88,26 @@ class SqlVehicles(Tables):
         connections = SqlPresence(self._connection).connections([vehicle.vin for vehicle in vehicles], lease_check)
         items = tuple((vehicle, connections.get(vehicle.vin, VehicleConnection())) for vehicle in vehicles)
         return Page(items=items, total=total, number=request.number, size=request.size), count
+
+    def matching(self, asked: VehicleFilter, lease_check: LeaseCheck, scope: Scope, limit: int) -> tuple[str, ...]:
+        v, p = t.vehicle.c, t.presence.c
+        statement = select(v.vin).where(*_fits(asked, scope))
+        if asked.is_online is not None:
+            linked = t.presence.outerjoin(t.gateway, t.gateway.c.id == p.gateway_id)
+            has_link = select(p.vin).select_from(linked).where(is_open(lease_check), p.vin == v.vin).exists()
+            statement = statement.where(has_link if asked.is_online else ~has_link)
+        return tuple(self._connection.execute(statement.order_by(v.vin).limit(limit)).scalars())
+
+    def running(self, scope: Scope, *, project: str = "") -> tuple[tuple[str, str, str, int], ...]:
+        v, n = t.vehicle.c, t.node.c
+        joined = t.vehicle.outerjoin(t.node, (n.vin == v.vin) & (n.position == 0))
+        count = func.count().label("vehicles")
+        version, digest = (func.coalesce(column, "") for column in (n.version, n.image_sha256))
+        statement = select(v.series, version, digest, count).select_from(joined).where(*vehicles_in(scope))
+        if project:
+            statement = statement.where(v.project == project)
+        rows = self._connection.execute(statement.group_by(v.series, version, digest).order_by(v.series, count.desc()))
+        return tuple((series, runs, image, vehicles) for series, runs, image, vehicles in rows)
 
     def save_sequences(self, sequences: Mapping[str, int]) -> None:
         if sequences:
@@ -169,3 +183,21 @@ class SqlVehicles(Tables):
             for item in self._all(VehicleNode, statement.order_by(table.c.vin, table.c.position)):
                 found[item.vin].append(item)
         return {vin: tuple(items) for vin, items in found.items()}
+
+
+def _fits(asked: VehicleFilter, scope: Scope) -> list[ColumnElement[bool]]:
+    """What holds for the vehicles asked for, but for their connection."""
+    v = t.vehicle.c
+    fits = list(vehicles_in(scope))
+    if asked.project:
+        fits.append(v.project == asked.project)
+    if asked.series:
+        fits.append(v.series == asked.series)
+    if asked.customer:
+        fits.append(v.customer == asked.customer)
+    if asked.master_version:
+        n = t.node.c
+        fits.append(select(n.vin).where(n.vin == v.vin, n.position == 0, n.version == asked.master_version).exists())
+    if asked.text:
+        fits.append(or_(*(column.icontains(asked.text, autoescape=True) for column in (v.vin, v.hwid, v.series))))
+    return fits
