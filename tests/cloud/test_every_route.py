@@ -65,6 +65,8 @@ ROUTES = {
     "POST /ota/tasks/{task_id}/end": PROJECT_MAKERS,
     "POST /ota/tasks/{task_id}/retry": PROJECT_MAKERS,
     "SOCKET /live/ota/tasks/{task_id}": "s+++++---",
+    "GET /releases": EMPLOYEES,
+    "POST /releases": MAKERS,
     "GET /projects": EMPLOYEES,
     "POST /projects": ADMINISTRATORS,
     "GET /refusals": "sf+++ffff",

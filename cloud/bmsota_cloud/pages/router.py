@@ -16,6 +16,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
+from bmsota_cloud.domain.accounts import require
 from bmsota_cloud.domain.errors import (
     CloudError,
     ConflictError,
@@ -31,11 +32,13 @@ from bmsota_cloud.domain.texts import check_address
 from bmsota_cloud.pages.accounts import add_account_pages
 from bmsota_cloud.pages.audit import add_audit_pages
 from bmsota_cloud.pages.customers import add_customer_pages
+from bmsota_cloud.pages.forms import needed_permission
 from bmsota_cloud.pages.histories import add_history_pages
 from bmsota_cloud.pages.manage_accounts import add_manage_account_pages
 from bmsota_cloud.pages.ota_tasks import add_ota_task_pages
 from bmsota_cloud.pages.projects import add_project_pages
 from bmsota_cloud.pages.refusals import add_refusal_pages
+from bmsota_cloud.pages.releases import add_release_pages
 from bmsota_cloud.pages.session import Visitor, with_retry_after
 from bmsota_cloud.pages.site import Site
 from bmsota_cloud.pages.task_form import add_task_form_pages
@@ -93,6 +96,7 @@ def build_router(services: "Services", settings: "PlatformSettings", clock: "Clo
     # Before the pages of one task: "new" is no number.
     add_task_form_pages(router, site)
     add_ota_task_pages(router, site)
+    add_release_pages(router, site)
     add_project_pages(router, site)
     add_refusal_pages(router, site)
     add_manage_account_pages(router, site)
@@ -174,13 +178,16 @@ def _route_class(site: Site) -> type[APIRoute]:
     class PageRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handle = super().get_route_handler()
+            permission = needed_permission(self.endpoint)
 
             async def handle_or_explain(request: Request) -> Response:
                 try:
                     check_address(request.scope["path"], request.scope["query_string"])
                     if request.method == "POST" and request.url.path != _LOGIN_PATH:
                         # Before the form is read: of a stranger nothing is.
-                        await run_in_threadpool(site.visitor, request)
+                        visitor = await run_in_threadpool(site.visitor, request)
+                        if permission is not None:
+                            require(visitor.account, permission)
                     return await handle(request)
                 except LoginError:
                     return _to_login(request)

@@ -43,7 +43,7 @@ from bmsota_cloud.services.platform_logins import PlatformLoginService, Platform
 from bmsota_cloud.services.presence import PresenceService, SteadyTime
 from bmsota_cloud.services.projects import ProjectService, ProjectView
 from bmsota_cloud.services.refusals import RefusalService, network_of
-from bmsota_cloud.services.releases import ReleaseService
+from bmsota_cloud.services.releases import RELEASE_FILES_MAX, ReleaseRow, ReleaseService
 from bmsota_cloud.services.task_plans import PlannedVehicle, TaskPlan, TaskPlans, VersionChoice
 from bmsota_cloud.services.telemetry import EventView, ReportView, TelemetryService
 from bmsota_cloud.services.upgrades import Instruction, ReportVerdict, UpgradeService
@@ -60,6 +60,7 @@ __all__ = [
     "DEVICE_TOKEN_VALID_S",
     "LINKS_MAX",
     "PASSWORD_LENGTH_MIN",
+    "RELEASE_FILES_MAX",
     "REMARK_WORDS",
     "REPORT_KEEP_S_MIN",
     "AccountService",
@@ -103,6 +104,7 @@ __all__ = [
     "ProjectService",
     "ProjectView",
     "RefusalService",
+    "ReleaseRow",
     "ReleaseService",
     "ReportVerdict",
     "ReportView",

@@ -68,8 +68,13 @@ class SqlReleases(Tables):
     def by_manifest(self, manifest_sha256: str) -> Release | None:
         return self._one(Release, _RELEASE.where(t.release.c.manifest_sha256 == manifest_sha256))
 
-    def page(self, request: PageRequest) -> Page[Release]:
-        return self._page(Release, _RELEASE.order_by(t.release.c.id.desc()), request)
+    def page(self, request: PageRequest, *, series: str = "") -> Page[Release]:
+        statement = _RELEASE.order_by(t.release.c.id.desc())
+        return self._page(Release, statement.where(t.release.c.series == series) if series else statement, request)
+
+    def all_series(self) -> tuple[str, ...]:
+        series = t.release.c.series
+        return tuple(self._connection.execute(select(series).distinct().order_by(series)).scalars())
 
     def manifest(self, manifest_sha256: str) -> bytes | None:
         statement = select(t.release.c.manifest).where(t.release.c.manifest_sha256 == manifest_sha256)
