@@ -53,6 +53,7 @@ ROUTES = {
     "SOCKET /live/vehicles/{vin}": VEHICLE,
     "GET /ota/tasks": EMPLOYEES,
     "GET /ota/tasks/{task_id}": PROJECT,
+    "GET /ota/tasks/{task_id}/result.csv": PROJECT,
     # A project out of scope is no choice of the form.
     "GET /ota/tasks/new": MAKERS,
     "POST /ota/tasks/new": PROJECT_MAKERS,
@@ -133,6 +134,7 @@ ROUTES = {
     f"POST {API}/tasks": PROJECT_MAKERS,
     f"POST {API}/tasks/preview": PROJECT_MAKERS,
     f"GET {API}/tasks/{{task_id}}": PROJECT,
+    f"GET {API}/tasks/{{task_id}}/result": PROJECT,
     f"PATCH {API}/tasks/{{task_id}}": PROJECT_MAKERS,
     f"POST {API}/tasks/{{task_id}}/code": PROJECT_ENDERS,
     f"POST {API}/tasks/{{task_id}}/approve": "sf+fff-ff",

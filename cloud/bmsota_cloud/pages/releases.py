@@ -43,11 +43,9 @@ def add_release_pages(router: APIRouter, site: Site) -> None:
         visitor = site.visitor(request)
         check_form(request, visitor, csrf)
         try:
-            if manifest is None or not manifest.filename:
-                raise InvalidInputError("no-file", "no manifest was chosen")
             chosen = [image for image in images if image.filename]
             release = site.services.releases.upload(
-                manifest=_read(manifest, MANIFEST_SIZE_BYTES_MAX),
+                manifest=_read_manifest(manifest),
                 images=[_read(image, IMAGE_SIZE_BYTES_MAX) for image in chosen],
                 by=visitor.account,
                 now=site.now(),
@@ -83,6 +81,12 @@ def add_release_pages(router: APIRouter, site: Site) -> None:
         )
         answer.status_code = 200 if error is None else _STATUSES[type(error)]
         return answer
+
+
+def _read_manifest(upload: UploadFile | None) -> bytes:
+    if upload is None or not upload.filename:
+        raise InvalidInputError("no-file", "no manifest was chosen")
+    return _read(upload, MANIFEST_SIZE_BYTES_MAX)
 
 
 def _read(upload: UploadFile, size_bytes_max: int) -> bytes:

@@ -21,7 +21,7 @@ from bmsota_cloud.pages.times import clock, duration, iso, offset, since, when
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Pages"]
+__all__ = ["HEADERS", "Pages"]
 
 HEADERS = {
     "Content-Security-Policy": (

@@ -45,6 +45,7 @@ from bmsota_cloud.services.projects import ProjectService, ProjectView
 from bmsota_cloud.services.refusals import RefusalService, network_of
 from bmsota_cloud.services.releases import RELEASE_FILES_MAX, ReleaseRow, ReleaseService
 from bmsota_cloud.services.task_plans import PlannedVehicle, TaskPlan, TaskPlans, VersionChoice
+from bmsota_cloud.services.task_results import TaskResults
 from bmsota_cloud.services.telemetry import EventView, ReportView, TelemetryService
 from bmsota_cloud.services.upgrades import Instruction, ReportVerdict, UpgradeService
 from bmsota_cloud.services.vehicle_import import ImportResult, VehicleEntry, VehicleImport
@@ -114,6 +115,7 @@ __all__ = [
     "TaskDetail",
     "TaskPlan",
     "TaskPlans",
+    "TaskResults",
     "TaskRow",
     "TelemetryService",
     "UpgradeService",
@@ -156,6 +158,7 @@ class Services:
     refusals: RefusalService
     releases: ReleaseService
     task_plans: TaskPlans
+    task_results: TaskResults
     telemetry: TelemetryService
     upgrades: UpgradeService
     vehicles: VehicleService
@@ -189,6 +192,7 @@ class Services:
             refusals=RefusalService(context),
             releases=ReleaseService(context),
             task_plans=TaskPlans(context),
+            task_results=TaskResults(context),
             telemetry=TelemetryService(context),
             upgrades=UpgradeService(context, equipment),
             vehicles=(vehicles := VehicleService(context, watch)),
