@@ -20,6 +20,11 @@ PATHS = [
     *(f"/vehicles{rest}" for rest in PAGES),
     *(f"/ota/tasks{rest}" for rest in TASKS),
     *(f"/refusals{rest}" for rest in ("", "?q=%25", "?cause=login-unknown-vin")),
+    *(f"/releases{rest}" for rest in ("", "?series=F7", "?page=99")),
+    *(
+        f"/ota/tasks/new?project=Harbour&version=2.1.0{rest}"
+        for rest in ("", "&online=yes&runs=2.0.0", "&q=%25&customer=x")
+    ),
     "/projects",
     "/nothing",
 ]

@@ -18,7 +18,7 @@ __all__ = ["BodyLimit", "SecurityHeaders"]
 _BODY_SIZE_BYTES_MAX = 1024 * 1024
 # What anybody may send: a name and a password.
 _LOGIN_SIZE_BYTES_MAX = 16 * 1024
-_UPLOAD_PATH = "/api/v1/releases"
+_UPLOAD_PATHS = frozenset({"/releases", "/api/v1/releases"})
 _LOGIN_PATHS = frozenset({"/login", "/api/v1/login"})
 _DEVICE_PATH = "/device/"
 
@@ -154,7 +154,7 @@ class _BodyTooLongError(Exception):
 
 def _limit(scope: "Scope", upload_size_bytes_max: int) -> int:
     path: Any = scope["path"]
-    if path == _UPLOAD_PATH:
+    if path in _UPLOAD_PATHS:
         return upload_size_bytes_max
     if path in _LOGIN_PATHS:
         return _LOGIN_SIZE_BYTES_MAX

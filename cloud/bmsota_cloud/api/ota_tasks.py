@@ -6,22 +6,25 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query, Response
+from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from bmsota_cloud.api.common import Address, ApiIn, ApiOut, By, CountOut, Id, PageOut, Paging
 from bmsota_cloud.api.releases import ImageOut
 from bmsota_cloud.clock import Clock
 from bmsota_cloud.domain.evidence import Source
-from bmsota_cloud.domain.ota_tasks import ActKind, TaskStatus, VehicleStatus
+from bmsota_cloud.domain.ota_tasks import TASK_VEHICLES_MAX, ActKind, TaskStatus, VehicleStatus, task_key
 from bmsota_cloud.domain.projects import ApprovalWay
 from bmsota_cloud.domain.vehicle_checks import RemarkKind
-from bmsota_cloud.services.ota_tasks import TASK_VEHICLES_MAX, TIME_LIMIT_S_DEFAULT
+from bmsota_cloud.services.ota_tasks import TIME_LIMIT_S_DEFAULT
 from bmsota_cloud.services.turns import short_turns
 
 if TYPE_CHECKING:
     from bmsota_cloud.services import Services
 
 __all__ = ["add_ota_task_routes"]
+
+_RESULT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
 
 
 class TaskIn(ApiIn):
@@ -233,6 +236,13 @@ def add_ota_task_routes(router: APIRouter, services: "Services", clock: Clock) -
     @router.get("/tasks/{task_id}", response_model=TaskDetailOut)
     def task(task_id: Id, by: By, paging: Paging, status: Annotated[list[VehicleStatus], Query()] = []) -> Any:  # noqa: B006 - FastAPI copies it
         return services.ota_tasks.detail(task_id, paging, by=by, statuses=status)
+
+    @router.get("/tasks/{task_id}/result", response_class=StreamingResponse, responses=_RESULT)
+    def result(task_id: Id, by: By, address: Address, status: Annotated[list[VehicleStatus], Query()] = []) -> Any:  # noqa: B006 - FastAPI copies it
+        """One row a vehicle, as CSV."""
+        lines = services.task_results.csv(task_id, statuses=status, by=by, now=clock(), address=address)
+        headers = {"Content-Disposition": f'attachment; filename="{task_key(task_id)}.csv"'}
+        return StreamingResponse(lines, media_type="text/csv", headers=headers)
 
     @router.patch("/tasks/{task_id}", response_model=TaskOut)
     def edit(task_id: Id, body: TaskEditIn, by: By, address: Address) -> Any:

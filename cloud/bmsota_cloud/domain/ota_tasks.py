@@ -49,6 +49,7 @@ __all__ = [
     "FAILED_STATUSES",
     "OPEN_STATUSES",
     "REPORT_TRANSITIONS",
+    "TASK_VEHICLES_MAX",
     "TRANSITIONS",
     "ActKind",
     "ApprovalCode",
@@ -82,6 +83,9 @@ _CBOR_ARRAY = 0x80
 
 # A vehicle that fails this often needs a technician; and an order id has a limited length.
 ATTEMPTS_MAX = 99
+
+# The list of a task is written in one transaction; a larger fleet is several tasks.
+TASK_VEHICLES_MAX = 5000
 
 
 class VehicleStatus(StrEnum):
@@ -189,6 +193,8 @@ class OtaTask:
     """Where the code went with which it was approved; empty before."""
     supersedes: bool = False
     """Whether its approval takes vehicles over from older tasks."""
+    form_token: str = ""
+    """Names the form it was created with, so that one sent twice makes one task; empty if it came by the API."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -174,6 +174,8 @@ class VehicleFilter:
     is_online: bool | None = None
     city: str = ""
     customer: str = ""
+    master_version: str = ""
+    """What the master runs, as far as is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

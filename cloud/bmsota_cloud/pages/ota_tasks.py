@@ -4,11 +4,12 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Path, Request, WebSocket
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
 from bmsota_cloud.domain.accounts import Permission
 from bmsota_cloud.domain.errors import (
@@ -18,11 +19,13 @@ from bmsota_cloud.domain.errors import (
     NotAllowedError,
     RateLimitedError,
 )
-from bmsota_cloud.domain.ota_tasks import FAILED_STATUSES, ActKind, TaskStatus, VehicleStatus
+from bmsota_cloud.domain.evidence import Source
+from bmsota_cloud.domain.ota_tasks import FAILED_STATUSES, ActKind, TaskStatus, VehicleStatus, task_key
 from bmsota_cloud.domain.paging import ID_MAX, PAGE_NUMBER_MAX, PageRequest
 from bmsota_cloud.domain.telemetry import JsonValue
 from bmsota_cloud.pages.forms import Text
 from bmsota_cloud.pages.live import Message, serve_live
+from bmsota_cloud.pages.rendering import HEADERS
 from bmsota_cloud.pages.session import Visitor, check_form, with_retry_after
 from bmsota_cloud.pages.site import Query, Site
 from bmsota_cloud.services import REMARK_WORDS, UpgradeView
@@ -50,6 +53,14 @@ _ACT_WORDS = {
     ActKind.RETRY: "is retrying vehicles",
 }
 
+_SOURCE_WORDS = {
+    Source.UNSIGNED: "the unit, not signed",
+    Source.DEVICE_API: "the unit's download",
+    Source.SIGNED: "a signed report",
+    Source.OPERATOR: "a person",
+    Source.PLATFORM: "the platform",
+}
+
 Id = Annotated[int, Path(ge=1, le=ID_MAX)]
 
 
@@ -58,7 +69,7 @@ def add_ota_task_pages(router: APIRouter, site: Site) -> None:
     ota_tasks = site.services.ota_tasks
 
     @router.get("/ota/tasks", response_class=HTMLResponse)
-    def task_list(request: Request, project: str = "", page: int = 1) -> HTMLResponse:
+    def task_list(request: Request, project: str = "", page: int = 1, new: int = 0) -> HTMLResponse:
         visitor = site.visitor(request)
         return site.show_list(
             request,
@@ -67,6 +78,8 @@ def add_ota_task_pages(router: APIRouter, site: Site) -> None:
             section="tasks",
             rows=ota_tasks.rows(PageRequest(page, _ROWS_A_PAGE), by=visitor.account, project=project),
             projects=site.services.vehicles.projects(by=visitor.account),
+            new=new,
+            may_create=visitor.account.may(Permission.OTA_CREATE),
             query=Query("/ota/tasks", {"project": project}),
         )
 
@@ -82,6 +95,16 @@ def add_ota_task_pages(router: APIRouter, site: Site) -> None:
     ) -> Response:
         visitor = site.visitor(request)
         return _show(site, task_id, visitor, page=page, status=status, late=late, did=did, changed=changed)
+
+    @router.get("/ota/tasks/{task_id}/result.csv")
+    def result(request: Request, task_id: Id, status: str = "") -> Response:
+        visitor = site.visitor(request)
+        lines = site.services.task_results.csv(
+            task_id, statuses=_chosen(status), by=visitor.account, now=site.now(), address=site.address(request)
+        )
+        headers = {**HEADERS, "Content-Disposition": f'attachment; filename="{task_key(task_id)}.csv"'}
+        # The mark tells spreadsheets that it is UTF-8.
+        return StreamingResponse(chain(["\ufeff"], lines), media_type="text/csv; charset=utf-8", headers=headers)
 
     @router.post("/ota/tasks/{task_id}/approve", response_class=HTMLResponse)
     def approve(request: Request, task_id: Id, code: Text = "", csrf: Text = "") -> Response:
@@ -188,6 +211,11 @@ def _show(
     return page_of_task if error is None else with_retry_after(page_of_task, error)
 
 
+def _chosen(status: str) -> list[VehicleStatus]:
+    """A word that is no status comes from an address that was typed: all vehicles are shown."""
+    return [VehicleStatus(status)] if status in set(VehicleStatus) else []
+
+
 class _LiveTask:
     """One task as one open page shows it."""
 
@@ -197,8 +225,7 @@ class _LiveTask:
         self._task_id = task_id
         self._visitor = visitor
         self._request = PageRequest(page, _VEHICLES_A_PAGE)
-        # A word that is no status comes from an address that was typed: all vehicles are shown.
-        self._chosen = [VehicleStatus(status)] if status in set(VehicleStatus) else []
+        self._chosen = _chosen(status)
         self._places: dict[str, int] = {}
         self._statuses: dict[str, str] = {}
 
@@ -219,11 +246,17 @@ class _LiveTask:
                     self._visitor.account.may(Permission.OTA_CREATE) or self._visitor.account.may(Permission.OTA_AUDIT)
                 )
             ),
+            "may_edit": (
+                detail.task.status is TaskStatus.UNAPPROVED
+                and detail.act is None
+                and self._visitor.account.may(Permission.OTA_CREATE)
+            ),
             "summaries": {upgrade.vin: _summary(upgrade) for upgrade in detail.upgrades.items},
             "query": Query(f"/ota/tasks/{self._task_id}", {"status": chosen}),
             "chosen": chosen,
             "act_words": _ACT_WORDS,
             "remark_words": REMARK_WORDS,
+            "source_words": _SOURCE_WORDS,
             "failed_count": _failed_count,
         }
 

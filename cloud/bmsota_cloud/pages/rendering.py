@@ -22,7 +22,7 @@ from bmsota_cloud.pages.vehicle_sections import vehicle_sections
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Pages"]
+__all__ = ["HEADERS", "Pages"]
 
 HEADERS = {
     "Content-Security-Policy": (

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 from starlette.staticfiles import StaticFiles
 
+from bmsota_cloud.domain.accounts import require
 from bmsota_cloud.domain.errors import (
     CloudError,
     ConflictError,
@@ -34,6 +35,7 @@ from bmsota_cloud.pages.accounts import add_account_pages
 from bmsota_cloud.pages.audit import add_audit_pages
 from bmsota_cloud.pages.customers import add_customer_pages
 from bmsota_cloud.pages.exports import add_export_pages
+from bmsota_cloud.pages.forms import needed_permission
 from bmsota_cloud.pages.histories import add_history_pages
 from bmsota_cloud.pages.manage_accounts import add_manage_account_pages
 from bmsota_cloud.pages.manage_vehicle import add_manage_vehicle_pages
@@ -42,8 +44,10 @@ from bmsota_cloud.pages.overview import add_overview_pages
 from bmsota_cloud.pages.projects import add_project_pages
 from bmsota_cloud.pages.records import add_record_pages
 from bmsota_cloud.pages.refusals import add_refusal_pages
+from bmsota_cloud.pages.releases import add_release_pages
 from bmsota_cloud.pages.session import Visitor, with_retry_after
 from bmsota_cloud.pages.site import Site
+from bmsota_cloud.pages.task_form import add_task_form_pages
 from bmsota_cloud.pages.telemetry import add_telemetry_pages
 from bmsota_cloud.pages.vehicle_history import add_vehicle_history_pages
 from bmsota_cloud.pages.vehicle_import import add_vehicle_import_pages
@@ -101,7 +105,10 @@ def build_router(services: "Services", settings: "PlatformSettings", clock: "Clo
     add_export_pages(router, site)
     add_record_pages(router, site)
     add_vehicle_history_pages(router, site)
+    # Before the pages of one task: "new" is no number.
+    add_task_form_pages(router, site)
     add_ota_task_pages(router, site)
+    add_release_pages(router, site)
     add_project_pages(router, site)
     add_refusal_pages(router, site)
     add_manage_account_pages(router, site)
@@ -197,13 +204,16 @@ def _route_class(site: Site) -> type[APIRoute]:
     class PageRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handle = super().get_route_handler()
+            permission = needed_permission(self.endpoint)
 
             async def handle_or_explain(request: Request) -> Response:
                 try:
                     check_address(request.scope["path"], request.scope["query_string"])
                     if request.method == "POST" and request.url.path != _LOGIN_PATH:
                         # Before the form is read: of a stranger nothing is.
-                        await run_in_threadpool(site.visitor, request)
+                        visitor = await run_in_threadpool(site.visitor, request)
+                        if permission is not None:
+                            require(visitor.account, permission)
                     return await handle(request)
                 except LoginError:
                     return _to_login(request)

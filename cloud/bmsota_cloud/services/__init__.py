@@ -63,8 +63,10 @@ from bmsota_cloud.services.presence import PresenceService, SteadyTime
 from bmsota_cloud.services.projects import ProjectService, ProjectView
 from bmsota_cloud.services.records import GAP_PERIODS, RECORD_PERIOD_S, RecordService, RecordView
 from bmsota_cloud.services.refusals import RefusalService, network_of
-from bmsota_cloud.services.releases import ReleaseService
+from bmsota_cloud.services.releases import RELEASE_FILES_MAX, ReleaseRow, ReleaseService
 from bmsota_cloud.services.run_tracking import RunKind
+from bmsota_cloud.services.task_plans import PlannedVehicle, TaskPlan, TaskPlans, VersionChoice
+from bmsota_cloud.services.task_results import TaskResults
 from bmsota_cloud.services.telemetry import EventView, ReportView, TelemetryService
 from bmsota_cloud.services.upgrades import Instruction, ReportVerdict, UpgradeService
 from bmsota_cloud.services.vehicle_history import VehicleHistoryService
@@ -87,6 +89,7 @@ __all__ = [
     "MARKS_MAX",
     "PASSWORD_LENGTH_MIN",
     "RECORD_PERIOD_S",
+    "RELEASE_FILES_MAX",
     "REMARK_WORDS",
     "REPORT_KEEP_S_MIN",
     "XLSX_REPORTS_MAX",
@@ -133,6 +136,7 @@ __all__ = [
     "OtaTaskService",
     "OutboxService",
     "OverviewService",
+    "PlannedVehicle",
     "PlatformKeys",
     "PlatformLoginService",
     "PlatformLoginVerdict",
@@ -143,6 +147,7 @@ __all__ = [
     "RecordService",
     "RecordView",
     "RefusalService",
+    "ReleaseRow",
     "ReleaseService",
     "ReportVerdict",
     "ReportView",
@@ -151,6 +156,9 @@ __all__ = [
     "SteadyTime",
     "Subscription",
     "TaskDetail",
+    "TaskPlan",
+    "TaskPlans",
+    "TaskResults",
     "TaskRow",
     "TelemetryService",
     "UpgradeService",
@@ -163,6 +171,7 @@ __all__ = [
     "VehiclePreview",
     "VehicleRow",
     "VehicleService",
+    "VersionChoice",
     "is_vin",
     "network_of",
     "stored_frame",
@@ -196,6 +205,8 @@ class Services:
     records: RecordService
     refusals: RefusalService
     releases: ReleaseService
+    task_plans: TaskPlans
+    task_results: TaskResults
     telemetry: TelemetryService
     upgrades: UpgradeService
     vehicle_histories: VehicleHistoryService
@@ -233,6 +244,8 @@ class Services:
             records=RecordService(context),
             refusals=RefusalService(context),
             releases=ReleaseService(context),
+            task_plans=TaskPlans(context),
+            task_results=TaskResults(context),
             telemetry=TelemetryService(context),
             upgrades=UpgradeService(context, equipment),
             vehicle_histories=VehicleHistoryService(context),

@@ -16,6 +16,7 @@ from bmsota_cloud.domain.ota_tasks import (
     APPROVAL_TRIES_MAX,
     FAILED_STATUSES,
     OPEN_STATUSES,
+    TASK_VEHICLES_MAX,
     ActKind,
     OtaTask,
     TaskAct,
@@ -47,6 +48,7 @@ from bmsota_cloud.services.ota_task_views import (
 )
 from bmsota_cloud.services.scoped import check_project, task_for
 from bmsota_cloud.services.task_acts import TaskActs, check_idle
+from bmsota_cloud.services.task_plans import match_releases
 from bmsota_cloud.services.transitions import publish_task
 from bmsota_cloud.services.turns import short_turns
 from bmsota_cloud.services.vehicle_survey import count_remarks, pairs_of, survey
@@ -58,18 +60,13 @@ if TYPE_CHECKING:
 
     from bmsota_cloud.domain.accounts import Account
     from bmsota_cloud.domain.paging import PageRequest
-    from bmsota_cloud.domain.releases import Release
-    from bmsota_cloud.domain.vehicles import Vehicle
     from bmsota_cloud.services.approval_codes import CodeTarget
     from bmsota_cloud.services.audit import Act
     from bmsota_cloud.services.context import Context
     from bmsota_cloud.services.limits import CodeLimits
     from bmsota_cloud.storage.base import Work
 
-__all__ = ["TASK_VEHICLES_MAX", "TIME_LIMIT_S_DEFAULT", "OtaTaskService"]
-
-# A task is created in one transaction; a larger fleet is several tasks.
-TASK_VEHICLES_MAX = 5000
+__all__ = ["TIME_LIMIT_S_DEFAULT", "OtaTaskService"]
 
 # Three days: a vehicle parked over a long weekend is not a failed upgrade.
 TIME_LIMIT_S_DEFAULT = 3 * 24 * 3600
@@ -108,14 +105,14 @@ class OtaTaskService:
         check_project(project, by)
         _check_list(vins)
         with self._context.store.reading() as work:
-            found, faults = self._match(work, project, software_version, vins, by, now)
+            found, excluded = match_releases(work, project, software_version, vins, by, now)
             checks = survey(work, found)
         releases = {vehicle.vin: release for vehicle, release in found}
         return tuple(
             VehiclePreview(
                 vin=vin[:32],
                 release_name=releases[vin].name if vin in releases else "",
-                fault=faults.get(vin, ""),
+                fault=excluded[vin].text if vin in excluded else "",
                 check=checks.get(vin, VehicleCheck()),
             )
             for vin in vins
@@ -134,12 +131,14 @@ class OtaTaskService:
         auditor: str = "",
         time_limit_s: int = TIME_LIMIT_S_DEFAULT,
         supersede: bool = False,
+        form_token: str = "",
         address: str = "",
     ) -> OtaTask:
         """Create a task for these vehicles of *project* and mail its code.
 
         Each vehicle gets the release of its own series with this software version. With *auditor*, only that account can
-        enter the code; a project may require one. With *supersede*, the approval takes vehicles over from older tasks.
+        enter the code; a project may require one. With *supersede*, the approval takes vehicles over from older tasks. A form
+        (*form_token*) makes one task, however often it is sent: later ones return the task that is there.
 
         Raises:
             NotAllowedError: *by* may not create tasks, or not take vehicles over.
@@ -158,25 +157,47 @@ class OtaTaskService:
             time_limit_s=time_limit_s,
             created_at=now,
             supersedes=supersede,
+            form_token=form_token,
         )
+        if (known := self.of_form(form_token, by=by)) is not None:
+            return known
+        try:
+            return self._create(task, vins, by, now, asked)
+        except ConflictError:
+            # The same form, sent twice at the same moment: the other one was faster.
+            if (known := self.of_form(form_token, by=by)) is not None:
+                return known
+            raise
+
+    def of_form(self, form_token: str, *, by: Account) -> OtaTask | None:
+        """The task that *by* has created with this form; None if there is none."""
+        if not (form_token and by.may(Permission.OTA_CREATE)):
+            return None
+        with self._context.store.reading() as work:
+            task = work.ota_tasks.by_form(form_token)
+        return task if task is not None and task.creator == by.name and by.scope.has_project(task.project) else None
+
+    def _create(
+        self, task: OtaTask, vins: Sequence[str], by: Account, now: datetime, asked: Mapping[str, str]
+    ) -> OtaTask:
         with refusals_audited(self._context, now=now, **asked):
             require(by, Permission.OTA_CREATE)
-            if supersede:
+            if task.supersedes:
                 require(by, Permission.OTA_FORCE)
-            if not _TIME_LIMIT_S_MIN <= time_limit_s <= _TIME_LIMIT_S_MAX:
+            if not _TIME_LIMIT_S_MIN <= task.time_limit_s <= _TIME_LIMIT_S_MAX:
                 raise InvalidInputError(
                     "bad-time-limit",
-                    f"time limit: expected {_TIME_LIMIT_S_MIN} to {_TIME_LIMIT_S_MAX} s, got {time_limit_s}",
+                    f"time limit: expected {_TIME_LIMIT_S_MIN} to {_TIME_LIMIT_S_MAX} s, got {task.time_limit_s}",
                 )
-            _check_reason(reason)
+            _check_reason(task.reason)
             vehicles = self._plan(task, vins, by, now)
         with acting(self._context, now=now, **asked) as act:
             task = act.work.ota_tasks.add(task)
             target = self._codes.admit(act.work, task, by, now)
             self._begin_list(act.work, task, vehicles, by, now)
             act.subject = f"task {task.id}"
-            act.detail = f"{software_version} for {len(vins)} vehicles of {project}, {target.way}" + (
-                f" {auditor}" if auditor else ""
+            act.detail = f"{task.software_version} for {len(vins)} vehicles of {task.project}, {target.way}" + (
+                f" {task.auditor}" if task.auditor else ""
             )
         return self._carried_on(task.id, by, now)
 
@@ -517,34 +538,6 @@ class OtaTaskService:
 
     # -- planning ------------------------------------------------------------------------------------------------------
 
-    def _match(
-        self, work: Work, project: str, software_version: str, vins: Sequence[str], by: Account, now: datetime
-    ) -> tuple[list[tuple[Vehicle, Release]], dict[str, str]]:
-        """The release of each vehicle, and why the others have none."""
-        faults: dict[str, str] = {}
-        found: list[tuple[Vehicle, Release]] = []
-        vehicles = work.vehicles.visible_many(vins, by.scope)
-        releases = {
-            series: work.releases.find(series=series, software_version=software_version)
-            for series in sorted({vehicle.series for vehicle in vehicles.values()})
-        }
-        for vin in vins:
-            vehicle = vehicles.get(vin)
-            release = None if vehicle is None else releases[vehicle.series]
-            if vehicle is None:
-                faults[vin] = "is not registered"
-            elif vehicle.project != project:
-                faults[vin] = f"belongs to project {vehicle.project}"
-            elif not vehicle.is_upgradable:
-                faults[vin] = "is registered without a device key: it can be monitored, not upgraded"
-            elif release is None:
-                faults[vin] = f"no release {software_version} for series {vehicle.series}"
-            elif release.expires_at <= now:
-                faults[vin] = f"release {release.name} has expired"
-            else:
-                found.append((vehicle, release))
-        return found, faults
-
     def _plan(self, task: OtaTask, vins: Sequence[str], by: Account, now: datetime) -> list[tuple[str, int]]:
         """The vehicles of a task that is created or edited, as (VIN, release).
 
@@ -555,9 +548,9 @@ class OtaTaskService:
         with self._context.store.reading() as work:
             target_of(work, task)
             _check_list(vins)
-            found, faults = self._match(work, task.project, task.software_version, vins, by, now)
-            if faults:
-                named = [f"{vin[:32]} {fault}" for vin, fault in faults.items()]
+            found, excluded = match_releases(work, task.project, task.software_version, vins, by, now)
+            if excluded:
+                named = [f"{vin[:32]} {exclusion.text}" for vin, exclusion in excluded.items()]
                 raise InvalidInputError("bad-vehicles", f"not possible for every vehicle: {_named(named)}")
             _check_free(work, task, vins)
         return [(vehicle.vin, release.id) for vehicle, release in found]

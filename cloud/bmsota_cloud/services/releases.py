@@ -6,6 +6,7 @@ very one its line in the manifest describes. The platform can't sign either: it 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from bmsota.image import ImageRole, verify_image
 from bmsota.ota import describe_image, verify_manifest
 from bmsota_cloud.domain.accounts import Permission, require
 from bmsota_cloud.domain.errors import ConflictError, InvalidInputError, NotFoundError
+from bmsota_cloud.domain.paging import Page
 from bmsota_cloud.domain.releases import Release, ReleasedImage
 from bmsota_cloud.services.audit import acting
 
@@ -23,13 +25,24 @@ if TYPE_CHECKING:
 
     from bmsota.ota import ReleaseImage
     from bmsota_cloud.domain.accounts import Account
-    from bmsota_cloud.domain.paging import Page, PageRequest
+    from bmsota_cloud.domain.paging import PageRequest
     from bmsota_cloud.services.context import Context
 
-__all__ = ["RELEASE_FILES_MAX", "ReleaseService"]
+__all__ = ["RELEASE_FILES_MAX", "ReleaseRow", "ReleaseService"]
 
 # One image for the master and one for each kind of slave; the format itself ends at 64.
 RELEASE_FILES_MAX = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseRow:
+    """A release in the list."""
+
+    release: Release
+    task_ids: tuple[int, ...]
+    """The tasks that bring it, newest first."""
+    running: int | None
+    """How many vehicles have a master that runs its image; None for a release without an image for the master."""
 
 
 class ReleaseService:
@@ -100,6 +113,25 @@ class ReleaseService:
         with self._context.store.reading() as work:
             return work.releases.page(request)
 
+    def rows(self, request: PageRequest, *, by: Account, series: str = "") -> Page[ReleaseRow]:
+        """Releases, newest first, with who uses them, as far as *by* sees vehicles and tasks."""
+        require(by, Permission.RELEASE_READ)
+        with self._context.store.reading() as work:
+            page = work.releases.page(request, series=series)
+            used_by = work.releases.used_by([release.id for release in page.items], by.scope)
+            running = work.vehicles.running(by.scope)
+        rows = tuple(
+            ReleaseRow(release=release, task_ids=used_by[release.id], running=_running(release, running))
+            for release in page.items
+        )
+        return Page(items=rows, total=page.total, number=page.number, size=page.size)
+
+    def series(self, *, by: Account) -> tuple[str, ...]:
+        """The series that have releases, sorted."""
+        require(by, Permission.RELEASE_READ)
+        with self._context.store.reading() as work:
+            return work.releases.all_series()
+
     def get(self, release_id: int, *, by: Account) -> Release:
         """One release.
 
@@ -145,6 +177,19 @@ def _files(wanted: Collection[str], images: Sequence[bytes]) -> dict[str, bytes]
     if extra:
         raise InvalidInputError("image-extra", f"not in the manifest: {', '.join(extra)}")
     return files
+
+
+def _running(release: Release, running: Sequence[tuple[str, str, str, int]]) -> int | None:
+    """By the master: its version, and where a signed document has named it, the very image."""
+    masters = {image.version for image in release.images if image.kind == "master"}
+    if not masters:
+        return None
+    digests = {image.sha256 for image in release.images}
+    return sum(
+        count
+        for series, version, digest, count in running
+        if series == release.series and version in masters and (not digest or digest in digests)
+    )
 
 
 def _check_same_images(known: Release, images: Sequence[bytes]) -> None:

@@ -421,6 +421,7 @@ ota_task = Table(
     Column("approval", EnumName(ApprovalWay)),
     Column("code_mailbox", String(254), nullable=False),
     Column("supersedes", Boolean, nullable=False),
+    Column("form_token", EmptyAsNull(32), index=True, unique=True),
     # Never the number of an older task again: units and mails know tasks by it.
     sqlite_autoincrement=True,
 )
@@ -453,6 +454,7 @@ vehicle_upgrade = Table(
     Column("attempt", Integer, nullable=False),
     UniqueConstraint("task_id", "vin"),
     Index("ix_vehicle_upgrade_vin_status", "vin", "status"),
+    Index("ix_vehicle_upgrade_release_id_task_id", "release_id", "task_id"),
     Index("ix_vehicle_upgrade_status_heard_at", "status", "heard_at"),
 )
 

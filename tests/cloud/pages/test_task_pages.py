@@ -1,9 +1,13 @@
 """The list of OTA tasks, one task, its approval and its end, visited by everybody."""
 
+import csv
+import io
 import re
 
 import pytest
 from bmsota_cloud.domain.ota_tasks import VehicleStatus
+from bmsota_cloud.domain.paging import PageRequest
+from bmsota_cloud.services import task_results
 
 from bmsota.gbt32960 import UpgradeStateCode
 from bmsota.ota import Outcome
@@ -430,3 +434,72 @@ def test_a_filter_goes_on_to_the_next_page(world, visit):
     task = world.create(*range(1, 61))
     page = visit("vera").see(f"/ota/tasks/{task.id}?status=Unapproved")
     assert f'href="/ota/tasks/{task.id}?status=Unapproved&amp;page=2"' in page
+
+
+# -- the result as a file, and the log ---------------------------------------------------------------------------------
+
+
+def rows_of(text):
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+@pytest.mark.slow
+def test_the_result_is_one_row_a_vehicle(fleet, task, visit, client, bearer):
+    fleet.approve(task)
+    for number in (1, 2):
+        fleet.confirm(number)
+    fleet.services.upgrades.receive_report(fleet.vin(1), fleet.report(1, f"OTA-{task.id}-1"), fleet.now)
+    broken = fleet.report(2, f"OTA-{task.id}-2", outcome=Outcome.FAILED, reason='=HYPERLINK("http://x","y"), bad')
+    fleet.services.upgrades.receive_report(fleet.vin(2), broken, fleet.now)
+    answer = visit("vera").get(f"/ota/tasks/{task.id}/result.csv")
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    assert answer.headers["content-disposition"] == f'attachment; filename="OTA-{task.id}.csv"'
+    assert answer.content.startswith(b"\xef\xbb\xbftask,project,vin,")
+    good, bad, waiting = rows_of(answer.content.decode("utf-8-sig"))
+    assert (good["vin"], good["upgrade_status"], good["set_by"]) == (fleet.vin(1), "Upgrade succeeded", "signed")
+    assert (good["master_before"], good["master_after"], good["slaves_after"]) == ("2.0.0", "2.1.0", "2 x 2.1.0")
+    assert good["nodes"].startswith("master 2.0.0 -> 2.1.0; slave 1 ")
+    assert good["ended_at"] == fleet.now.isoformat()
+    assert (bad["upgrade_status"], bad["reason"]) == ("Upgrade failed", '\'=HYPERLINK("http://x","y"), bad')
+    assert (waiting["upgrade_status"], waiting["ended_at"]) == ("Approved", "")
+    only = visit("vera").get(f"/ota/tasks/{task.id}/result.csv?status=Upgrade%20failed").content.decode("utf-8-sig")
+    assert [row["vin"] for row in rows_of(only)] == [fleet.vin(2)]
+    newest = fleet.services.audit.page(PageRequest(), by=fleet.people["adam"]).items[0]
+    assert (newest.who, newest.action, newest.subject, newest.detail) == (
+        "vera",
+        "ota_task.export",
+        f"task {task.id}",
+        "Upgrade failed",
+    )
+    by_api = client.get(f"/api/v1/tasks/{task.id}/result", headers=bearer("vera"))
+    assert rows_of(by_api.text) == [good, bad, waiting]
+
+
+def test_the_result_is_written_slice_by_slice(fleet, task, monkeypatch):
+    monkeypatch.setattr(task_results, "_SLICE_VEHICLES", 2)
+    fleet.approve(task)
+    lines = fleet.services.task_results.csv(task.id, by=fleet.people["vera"], now=fleet.now)
+    assert next(lines).startswith("task,")
+    assert "Approved" in next(lines)
+    # What happens meanwhile to a vehicle that is not written yet is in it.
+    tell(fleet, task, 3, UpgradeStateCode.DOWNLOADING, progress_pct=7)
+    assert f"{fleet.vin(3)},OTA-{task.id}-3,1,F7-2.1.0,Downloading," in next(lines)
+    assert list(lines) == []
+
+
+@pytest.mark.parametrize("start", ["=1+1", "+1", "-1", "@x", "\tx", "\rx"])
+def test_no_cell_begins_like_a_formula(start):
+    assert next(csv.reader(io.StringIO(task_results._line([start, "fine"]), newline=""))) == [f"'{start}", "fine"]
+
+
+@pytest.mark.slow
+def test_the_log_says_who_said_what(fleet, task, visit, words):
+    fleet.approve(task)
+    tell(fleet, task, 1, UpgradeStateCode.DOWNLOADING, progress_pct=7)
+    fleet.confirm(1)
+    fleet.services.upgrades.receive_report(fleet.vin(1), fleet.report(1, f"OTA-{task.id}-1"), fleet.now)
+    text = words(visit("vera").see(f"/ota/tasks/{task.id}"))
+    log = text[text.index(f"Log of {fleet.vin(1)}") : text.index(f"Log of {fleet.vin(2)}")]
+    assert re.search(r"Unapproved a person .* Approved a person .* Downloading the unit, not signed", log)
+    assert re.search(r"Upgrade succeeded a signed report .* signed report OTA-1-1 succeeded", log)
+    assert "Attempt 1 · last message" in text

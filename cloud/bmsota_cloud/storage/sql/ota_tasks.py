@@ -47,6 +47,9 @@ class SqlOtaTasks(Tables):
     def visible(self, task_id: int, scope: Scope, *, lock: bool = False) -> OtaTask | None:
         return self._one(OtaTask, select(t.ota_task).where(t.ota_task.c.id == task_id, *tasks_in(scope)), lock=lock)
 
+    def by_form(self, form_token: str) -> OtaTask | None:
+        return self._one(OtaTask, select(t.ota_task).where(t.ota_task.c.form_token == form_token))
+
     def save(self, task: OtaTask) -> None:
         self._save(t.ota_task, task)
 

@@ -9,11 +9,13 @@ from sqlalchemy import insert, select
 
 from bmsota_cloud.domain.releases import Release
 from bmsota_cloud.storage import schema as t
+from bmsota_cloud.storage.sql._scope import tasks_in
 from bmsota_cloud.storage.sql._tables import Tables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from bmsota_cloud.domain.accounts import Scope
     from bmsota_cloud.domain.paging import Page, PageRequest
 
 __all__ = ["SqlReleases"]
@@ -44,11 +46,35 @@ class SqlReleases(Tables):
             _RELEASE.where(t.release.c.series == series, t.release.c.software_version == software_version),
         )
 
+    def of_series(self, series: Sequence[str]) -> tuple[Release, ...]:
+        c = t.release.c
+        return self._all(Release, _RELEASE.where(c.series.in_(series)).order_by(c.id.desc()))
+
+    def used_by(self, release_ids: Sequence[int], scope: Scope) -> Mapping[int, tuple[int, ...]]:
+        c = t.vehicle_upgrade.c
+        joined = t.vehicle_upgrade.join(t.ota_task, t.ota_task.c.id == c.task_id)
+        statement = (
+            select(c.release_id, c.task_id)
+            .select_from(joined)
+            .where(c.release_id.in_(release_ids), *tasks_in(scope))
+            .distinct()
+            .order_by(c.task_id.desc())
+        )
+        found: dict[int, list[int]] = {release_id: [] for release_id in release_ids}
+        for release_id, task_id in self._connection.execute(statement):
+            found[release_id].append(task_id)
+        return {release_id: tuple(tasks) for release_id, tasks in found.items()}
+
     def by_manifest(self, manifest_sha256: str) -> Release | None:
         return self._one(Release, _RELEASE.where(t.release.c.manifest_sha256 == manifest_sha256))
 
-    def page(self, request: PageRequest) -> Page[Release]:
-        return self._page(Release, _RELEASE.order_by(t.release.c.id.desc()), request)
+    def page(self, request: PageRequest, *, series: str = "") -> Page[Release]:
+        statement = _RELEASE.order_by(t.release.c.id.desc())
+        return self._page(Release, statement.where(t.release.c.series == series) if series else statement, request)
+
+    def all_series(self) -> tuple[str, ...]:
+        series = t.release.c.series
+        return tuple(self._connection.execute(select(series).distinct().order_by(series)).scalars())
 
     def manifest(self, manifest_sha256: str) -> bytes | None:
         statement = select(t.release.c.manifest).where(t.release.c.manifest_sha256 == manifest_sha256)

@@ -36,6 +36,9 @@ def _fits(asked: VehicleFilter, scope: Scope) -> list[ColumnElement[bool]]:
     c = t.vehicle.c
     fits = list(vehicles_in(scope))
     fits += [c[name] == value for name in ("project", "series", "city", "customer") if (value := getattr(asked, name))]
+    if asked.master_version:
+        n = t.node.c
+        fits.append(select(n.vin).where(n.vin == c.vin, n.position == 0, n.version == asked.master_version).exists())
     if asked.text:
         fits.append(or_(*(c[name].icontains(asked.text, autoescape=True) for name in _SEARCHED)))
     return fits
@@ -102,6 +105,26 @@ class SqlVehicles(Tables):
         connections = SqlPresence(self._connection).connections([vehicle.vin for vehicle in vehicles], lease_check)
         items = tuple((vehicle, connections.get(vehicle.vin, VehicleConnection())) for vehicle in vehicles)
         return Page(items=items, total=total, number=request.number, size=request.size), count
+
+    def matching(self, asked: VehicleFilter, lease_check: LeaseCheck, scope: Scope, limit: int) -> tuple[str, ...]:
+        v, p = t.vehicle.c, t.presence.c
+        statement = select(v.vin).where(*_fits(asked, scope))
+        if asked.is_online is not None:
+            linked = t.presence.outerjoin(t.gateway, t.gateway.c.id == p.gateway_id)
+            has_link = select(p.vin).select_from(linked).where(is_open(lease_check), p.vin == v.vin).exists()
+            statement = statement.where(has_link if asked.is_online else ~has_link)
+        return tuple(self._connection.execute(statement.order_by(v.vin).limit(limit)).scalars())
+
+    def running(self, scope: Scope, *, project: str = "") -> tuple[tuple[str, str, str, int], ...]:
+        v, n = t.vehicle.c, t.node.c
+        joined = t.vehicle.outerjoin(t.node, (n.vin == v.vin) & (n.position == 0))
+        count = func.count().label("vehicles")
+        version, digest = (func.coalesce(column, "") for column in (n.version, n.image_sha256))
+        statement = select(v.series, version, digest, count).select_from(joined).where(*vehicles_in(scope))
+        if project:
+            statement = statement.where(v.project == project)
+        rows = self._connection.execute(statement.group_by(v.series, version, digest).order_by(v.series, count.desc()))
+        return tuple((series, runs, image, vehicles) for series, runs, image, vehicles in rows)
 
     def save_sequences(self, sequences: Mapping[str, int]) -> None:
         if sequences:
