@@ -6,7 +6,11 @@ A `FleetUnit` has a vehicle, a modem and a `TerminalSession` of its own; what a 
 Strategy. *Prepare at the latch, send at the instant.* A report at T shows the latch of floor(T - 0.1 s) (docs/decisions/0068-fleet-units.md).
 So 100 ms after each second the group makes the frames of all reports that are due before the next latch, in one call. Whatever
 happens to a unit in between (trip, power, outage) changes nothing in a prepared frame; only its session decides what becomes of it: it
-is sent, stored, or dropped with the power. No frame is ever made twice.
+is sent, stored, or dropped with the power.
+
+*Ahead of it where nothing moves.* Most vehicles stand, and their packs are stepped each half minute. What the next report of such a unit will show is
+known as long before, so its frame is made with those of all the others, in one call. At its latch it is taken if pack and vehicle are as they
+were, else made anew (docs/decisions/0083-frames-of-what-stands.md).
 
 Left out: the internal bus, flash, orders and downloads. A unit that needs them is a full one (`bmsota_sim.run.fidelity`).
 """
@@ -15,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -73,6 +77,11 @@ if TYPE_CHECKING:
 __all__ = ["FleetUnit", "PackRow", "UnitColumns"]
 
 _NEVER: Final = 1 << 62
+_STEADY_NS: Final = 30 * SECOND
+"""On multiples of it, since the epoch, packs that stand are stepped."""
+_AHEAD_MAX: Final = 1_000
+"""Frames that are made ahead in one call: in real time no socket waits longer for it than for a second's reports of a large fleet."""
+_STEPS_OF_STEADY: Final = 2
 _LOGGING_OUT: Final = frozenset({TerminalState.LOGGING_OUT, TerminalState.LEAVING, TerminalState.ENDED})
 
 
@@ -137,6 +146,13 @@ class UnitColumns:
         self._is_near: Array = np.zeros(len(packs.vins), np.bool_)
         self._fast: set[FleetUnit] = set()
         """Units whose motors may turn too fast."""
+        self._ahead: dict[int, _Ahead] = {}
+        """Frames that were made before their latch, by row."""
+        self._ahead_until_ns = 0
+        """For reports that are due before it all that can be made ahead was made."""
+        self._steps_before: Array = np.full(len(packs.vins), -_NEVER, np.int64)
+        """Steps of the packs when the current half minute began, and how many they had taken in the one before."""
+        self._steps_taken: Array = np.full(len(packs.vins), _NEVER, np.int64)
         self._watched: dict[FleetUnit, UnitAlarms] = {}
         """Units whose pack is near a limit, or beyond it."""
 
@@ -174,6 +190,7 @@ class UnitColumns:
                 packs.soc,
             )
         self._look_at_packs(now_ns, second_ns)
+        self._make_ahead(now_ns, second_ns)
         due = []
         while self._due and self._due[0][0] < self._latch_ns:
             report = self._due.popleft()
@@ -181,10 +198,67 @@ class UnitColumns:
                 due.append(report)
         if not due:
             return
-        frames = self._columns.frames(self._rows([unit for _, unit, _ in due], [when for when, _, _ in due], second_ns))
+        frames = [self._frame_made_ahead(unit, when) for when, unit, _ in due]
+        places = [place for place, frame in enumerate(frames) if frame is None]
+        if places:
+            rows = self._rows([due[place][1] for place in places], [due[place][0] for place in places], second_ns)
+            for place, frame in zip(places, self._columns.frames(rows), strict=True):
+                frames[place] = frame
         if not self._prepared:
             self.kernel.call_at(due[0][0], self._send)
-        self._prepared += [(*report, frame) for report, frame in zip(due, frames, strict=True)]
+        self._prepared += [(*report, frame) for report, frame in zip(due, frames, strict=True) if frame is not None]
+
+    def _make_ahead(self, now_ns: int, second_ns: int) -> None:
+        """Make the frames of units that stand, up to the next step of their packs."""
+        if self._held is not None:
+            return
+        steps = self.packs.steps
+        if second_ns % _STEADY_NS == 0:
+            self._steps_taken, self._steps_before = steps - self._steps_before, steps.copy()
+        if self._ahead_until_ns >= self._latch_ns:
+            return
+        self._ahead.clear()
+        until_ns = min(second_ns // _STEADY_NS * _STEADY_NS + _STEADY_NS + LATCH_NS, now_ns + self.report_period_ns)
+        units: list[FleetUnit] = []
+        due_ns: list[int] = []
+        for when_ns, unit, life in self._due:
+            if when_ns >= until_ns:
+                break
+            if len(units) == _AHEAD_MAX:
+                until_ns = when_ns
+                break
+            if (
+                unit.life == life
+                and unit.heard_ns <= second_ns
+                and not unit.vehicle.is_driving
+                and unit not in self._watched
+                and self._steps_taken[unit.row] <= _STEPS_OF_STEADY
+            ):
+                units.append(unit)
+                due_ns.append(when_ns)
+        self._ahead_until_ns = until_ns
+        if len(units) < 2:
+            return
+        rows = self._rows(units, due_ns, second_ns)
+        made = zip(units, due_ns, rows.state.tolist(), self._columns.frames(rows), strict=True)
+        for unit, when_ns, state, frame in made:
+            ahead = _Ahead(when_ns, int(steps[unit.row]), state, unit.vehicle.odometer_km, frame)
+            self._ahead[unit.row] = ahead
+
+    def _frame_made_ahead(self, unit: FleetUnit, due_ns: int) -> bytes | None:
+        """The frame of a report whose latch is now; None if there is none, or something has changed since it was made."""
+        ahead = self._ahead.pop(unit.row, None)
+        if (
+            ahead is None
+            or ahead.due_ns != due_ns
+            or ahead.steps != self.packs.steps[unit.row]
+            or ahead.odometer_km != unit.vehicle.odometer_km
+            or ahead.state != vehicle_state(unit.vehicle)
+            or unit.vehicle.is_driving
+            or unit in self._watched
+        ):
+            return None
+        return ahead.frame
 
     def _send(self) -> None:
         """Send what is due now."""
@@ -294,6 +368,19 @@ class UnitColumns:
         if alarms.wants_report(now_ns):
             unit.report(report_frame(edition, vin, now_ns, pack, readings, alarms.alarms, habits))
             alarms.reported(now_ns)
+
+
+class _Ahead(NamedTuple):
+    """A frame that was made before its latch, and what it depends on."""
+
+    due_ns: int
+    steps: int
+    """Of its pack: cells, temperatures, current and charge change in a step alone."""
+    state: int
+    """As `vehicle_state` says; one that drives is never made ahead."""
+    odometer_km: float
+    """Its place changes with it."""
+    frame: bytes
 
 
 class PackRow:

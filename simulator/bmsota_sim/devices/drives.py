@@ -85,7 +85,9 @@ class Drives:
             if is_on != life.is_on[row] or may_begin != life.may_begin[row]:
                 life.is_on[row], life.may_begin[row] = is_on, may_begin
                 life.inputs_changed()
-            life.parked_w[row] = unit.vehicle.parked_w
+            if life.parked_w[row] != unit.vehicle.parked_w:
+                life.parked_w[row] = unit.vehicle.parked_w
+                life.inputs_changed()
             if ordered != self._orders[row]:
                 self._orders[row] = ordered
                 activity, power_w = ordered

@@ -181,6 +181,10 @@ class DailyLife:
         """Something may begin or end that no clock says."""
         self._next_s = -math.inf
         """When something may begin by the clock."""
+        self._driving_rows: npt.NDArray[np.intp] | None = None
+        """The rows that drive, as long as nothing has begun or ended since they were found."""
+        self._are_on_trips = False
+        """All of these are on trips of the habits' cycle, with nothing amiss."""
         self._day = -1
         self._departures_s = np.full((count, max(habits.trips_per_day, 1)), math.inf)
         self._next_trip = np.zeros(count, np.intp)
@@ -210,7 +214,7 @@ class DailyLife:
         self._may_change = True
 
     def inputs_changed(self) -> None:
-        """`may_begin` or `is_on` of a row was set."""
+        """`may_begin`, `is_on` or `parked_w` of a row was set."""
         self._may_change = True
 
     def ambient_at(self, now_s: float) -> float:
@@ -226,6 +230,7 @@ class DailyLife:
             dt_s: 1 while somebody drives; up to 30 otherwise.
         """
         self._begin(now_s)
+        self._driving_rows = None
         self._pass(self._every, dt_s, now_s + dt_s)
 
     def advance(self, now_s: float, dt_s: float, *, steady_s: float) -> npt.NDArray[np.intp]:
@@ -239,6 +244,15 @@ class DailyLife:
         Returns:
             The rows that were stepped, in order.
         """
+        restless, end_s = self.packs.restless, now_s + dt_s
+        is_whole = end_s // steady_s > now_s // steady_s
+        if self._driving_rows is not None and not (restless or self._restless or is_whole or self._decides(now_s)):
+            # Nothing has changed for any row since the last time.
+            rows = self._driving_rows
+            self._lag_s += dt_s
+            if not (self._are_on_trips and len(rows) and self._drive(rows, dt_s, end_s)):
+                self._pass(rows, dt_s, end_s)
+            return rows
         before, was_on = self.activity.copy(), self._was_on
         if now_s // DAY_S != self._day:
             self._catch_up(np.flatnonzero(self._lag_s > 0), now_s, before, was_on)
@@ -246,17 +260,20 @@ class DailyLife:
         charging = (self.activity == Activity.CHARGING) & self.is_on
         wanted = np.where(charging, -self._charge_w, np.where(self.is_on, self.parked_w, 0.0))
         changed = (self.activity != before) | (self.is_on != was_on) | (wanted != self._held_w)
-        restless = self.packs.restless
         if restless or self._restless:
             changed[list(restless ^ self._restless)] = True
         self._restless = restless
         self._catch_up(np.flatnonzero(changed & (self._lag_s > 0)), now_s, before, was_on)
-        end_s = now_s + dt_s
         self._lag_s += dt_s
-        if end_s // steady_s > now_s // steady_s:
+        driving = self.activity == Activity.DRIVING
+        self._driving_rows = driven = np.flatnonzero(driving)
+        self._are_on_trips = bool(
+            (self.is_on & self.contactors_closed & ~self._is_cruising)[driven].all() and self.contactors_closed.all()
+        )
+        if is_whole:
             rows = self._every
         else:
-            stepped = changed | (self.activity == Activity.DRIVING)
+            stepped = changed | driving
             stepped[list(restless)] = True
             rows = np.flatnonzero(stepped)
         lags = self._lag_s[rows]
@@ -277,15 +294,11 @@ class DailyLife:
 
     def _begin(self, now_s: float) -> None:
         """What begins and ends now."""
+        if not self._decides(now_s):
+            return
         if now_s // DAY_S != self._day:
             self._draw_day(int(now_s // DAY_S), now_s)
-            self._may_change = True
         cycle = self.habits.cycle
-        if not self._may_change and now_s < self._next_s:
-            if cycle is None:
-                return
-            if not (self.is_driving & (self._trip_s >= cycle.duration_s)).any():
-                return
         self._may_change = False
         self._begin_and_end(now_s)
         self._follow_orders()
@@ -295,6 +308,13 @@ class DailyLife:
             trip = np.minimum(self._next_trip, trips - 1)
             left = self._departures_s[self._every, trip][self._next_trip < trips]
             self._next_s = min(self._next_s, float(left.min(initial=math.inf)))
+
+    def _decides(self, now_s: float) -> bool:
+        """Whether anything may begin or end now."""
+        if self._may_change or now_s >= self._next_s or now_s // DAY_S != self._day:
+            return True
+        cycle = self.habits.cycle
+        return cycle is not None and bool((self.is_driving & (self._trip_s >= cycle.duration_s)).any())
 
     def _steady_w(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
         """The power that each row wants while it does not drive."""
@@ -363,10 +383,37 @@ class DailyLife:
         if wanted_w is None:
             self._give_out(rows, share, take_a, voltage)
 
+    def _drive(self, rows: npt.NDArray[np.intp], dt_s: float, end_s: float) -> bool:
+        """`_pass` for rows that are all on their trips. Return False, with nothing done, where a pack cannot give what is wanted."""
+        habits, packs, cycle = self.habits, self.packs, self.habits.cycle
+        assert cycle is not None
+        soc = packs.cell_soc[rows].min(axis=1).astype(np.float64)
+        voltage = np.maximum(packs.cell_voltage_v[rows].sum(axis=1).astype(np.float64), 1.0)
+        at = self._trip_s[rows]
+        arrived = at + dt_s
+        before, behind = cycle.speed_at(at), cycle.speed_at(arrived)
+        wanted = self.powertrain.power_w((before + behind) / 2, (behind - before) / 3.6 / dt_s)
+        capacity = packs.design.capacity_ah
+        give_a = np.minimum(np.maximum(soc / DERATE_BELOW_SOC, 0.0), 1.0) * habits.discharge_c_rate_max * capacity
+        take_a = np.full(len(rows), habits.charge_c_rate_max * capacity)
+        wanted_a = wanted / voltage
+        self._limit(rows, slice(None), wanted_a, dt_s, give_a, take_a)
+        give_a = np.minimum(give_a, np.maximum(soc, 0.0) * 0.98 * capacity * 3600.0 / dt_s)
+        if not (wanted <= give_a * voltage).all():
+            return False
+        self.odometer_km[rows] += cycle.driven_at(arrived) - cycle.driven_at(at)
+        self.speed_kmh[rows] = behind
+        self._trip_s[rows] = arrived
+        current = np.minimum(np.maximum(wanted_a, -take_a), give_a)
+        packs.step(current.astype(np.float32), dt_s, ambient_c=self.ambient_at(end_s - dt_s / 2), rows=rows)
+        self._lag_s[rows] = 0.0
+        self._account(rows, dt_s)
+        return True
+
     def _limit(
         self,
         rows: npt.NDArray[np.intp],
-        busy: npt.NDArray[np.intp],
+        busy: npt.NDArray[np.intp] | slice,
         wanted_a: npt.NDArray[np.float64],
         dt_s: float,
         give_a: npt.NDArray[np.float64],
@@ -376,7 +423,7 @@ class DailyLife:
         habits, packs, busy_rows = self.habits, self.packs, rows[busy]
         # What is too hot gives and takes less, and at the end nothing.
         hottest = packs.cell_temperature_c[busy_rows].max(axis=1).astype(np.float64)
-        cool = np.clip((HOT_END_C - hottest) / (HOT_END_C - HOT_BEGIN_C), 0.0, 1.0)
+        cool = np.minimum(np.maximum((HOT_END_C - hottest) / (HOT_END_C - HOT_BEGIN_C), 0.0), 1.0)
         # The voltages must bear what the heat lets through; nothing of it is cut off by both.
         needed_a = wanted_a[busy] / np.maximum(cool, 1e-9)
         charge_a, discharge_a = packs.current_limits_a(
@@ -386,8 +433,8 @@ class DailyLife:
         # No pack takes more than what fills its fullest cell in this step.
         fullest = packs.cell_soc[busy_rows].max(axis=1).astype(np.float64)
         room_a = np.maximum(1.0 - fullest, 0.0) * packs.design.capacity_ah * 3600.0 / dt_s
-        with np.errstate(invalid="ignore"):
-            cooled_a = np.where(cool > 0.0, charge_a * cool, 0.0)
+        # No limit times no coolness is nothing.
+        cooled_a = np.multiply(charge_a, cool, out=np.zeros(len(cool)), where=cool > 0.0)
         take_a[busy] = np.minimum(np.minimum(take_a[busy], cooled_a), room_a)
 
     def _bled_cells(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_] | None:

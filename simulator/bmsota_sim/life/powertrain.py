@@ -65,5 +65,7 @@ class Powertrain:
         )
         wheel_w = force_n * speed
         electric_w = np.where(wheel_w >= 0, wheel_w / self.efficiency, wheel_w * self.efficiency)
-        drive_w: npt.NDArray[np.float64] = np.clip(electric_w, -self.recuperation_max_w, self.power_max_w)
+        drive_w: npt.NDArray[np.float64] = np.minimum(
+            np.maximum(electric_w, -self.recuperation_max_w), self.power_max_w
+        )
         return drive_w + self.auxiliary_w

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,6 +49,7 @@ _YEAR_S = 365 * 86_400.0
 _CYCLE_POWER = 0.83
 _KELVIN = 273.15
 _REFERENCE_K = 298.15
+_NONE: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +141,8 @@ class Packs:
         rows = min(count, BLOCK_ROWS)
         self._scratch = [np.empty((rows, cells), np.float32) for _ in range(6)]
         self._index = np.empty((rows, cells), np.intp)
+        self._worst: tuple[Column, Column] | None = None
+        """The highest `_resistance` and `_soc_per_as` of each pack's cells, as long as none changes."""
         self._charge_as = np.zeros(count)
         self.steps = np.zeros(count, np.int64)
         """How often each pack was stepped: what is computed from one stays until that changes."""
@@ -170,6 +174,7 @@ class Packs:
     def change_cell(self, row: int, cell: int, *, capacity: float = 1.0, resistance: float = 1.0) -> None:
         """Let a cell have this share of its capacity and so many times its resistance from now on; its state of charge stays."""
         taken_as = np.float32(self._charge_as[row] + (0.0 if self._bled_as is None else self._bled_as[row, cell]))
+        self._worst = None
         self._soc_per_as[row, cell] /= np.float32(capacity)
         self._resistance[row, cell] *= np.float32(resistance)
         self._soc_start[row, cell] = self.cell_soc[row, cell] + taken_as * self._soc_per_as[row, cell]
@@ -220,6 +225,8 @@ class Packs:
     @property
     def restless(self) -> frozenset[int]:
         """Rows in which something goes on by itself: a short, a break, heat from within."""
+        if not (self._shorted or self._opened or self._heated):
+            return _NONE
         return frozenset((*(row for row, _ in self._shorted), *(row for row, _ in self._opened), *self._heated))
 
     def current_limits_a(
@@ -266,8 +273,11 @@ class Packs:
         rest_v = self._rest_v(rows, change, slow_change)
         r0, r1 = self._ohms(self.cell_temperature_c[rows].min(axis=1))
         ohms = r0 + r1 * (change + np.float32(self.design.chemistry.slow_share) * slow_change)
-        ohms *= self._factor_max * self._resistance[rows].max(axis=1)
-        ohms += self._slope_max * np.float32(dt_s) * self._soc_per_as[rows].max(axis=1)
+        if self._worst is None:
+            self._worst = self._resistance.max(axis=1), self._soc_per_as.max(axis=1)
+        resistance_max, soc_per_as_max = self._worst
+        ohms *= self._factor_max * resistance_max[rows]
+        ohms += self._slope_max * np.float32(dt_s) * soc_per_as_max[rows]
         discharge = (rest_v.min(axis=1) - np.float32(cell_v_min)) / ohms
         charge = (np.float32(cell_v_max) - rest_v.max(axis=1)) / ohms
         # Float32 rounds by far less than this.
@@ -278,7 +288,7 @@ class Packs:
     def _changes(self, dt_s: float) -> tuple[np.float32, np.float32]:
         """Which share of its way each RC pair goes in a step."""
         chemistry = self.design.chemistry
-        return np.float32(-np.expm1(-dt_s / chemistry.tau_s)), np.float32(-np.expm1(-dt_s / chemistry.slow_tau_s))
+        return np.float32(-_expm1(-dt_s / chemistry.tau_s)), np.float32(-_expm1(-dt_s / chemistry.slow_tau_s))
 
     def _rest_v(self, rows: Rows, change: np.float32, slow_change: np.float32) -> Column:
         """The voltages of cells at the end of a step without current."""
@@ -435,7 +445,7 @@ class Packs:
         np.copyto(heat, r0_v)
         for pair_v, tau_s, share in ((rc, chemistry.tau_s, 1.0), (slow, chemistry.slow_tau_s, chemistry.slow_share)):
             # What is still missing shrinks by exp(-dt / tau): expm1 keeps the digits of a step that is short against tau.
-            change = float(np.expm1(-dt_s / tau_s))
+            change = _expm1(-dt_s / tau_s)
             if share != 1.0:
                 rc_end *= np.float32(share)
             gap = np.subtract(pair_v, rc_end, out=place)
@@ -467,7 +477,8 @@ class Packs:
         self._through_as[at] += np.abs(amperes, dtype=np.float64) * dt_s
         kelvin = self.cell_temperature_c[at, 0].astype(np.float64) + _KELVIN
         faster = np.exp(chemistry.calendar_activation_k * (1 / _REFERENCE_K - 1 / kelvin))
-        self._aged_s[at] += dt_s * faster * (0.6 + 0.8 * np.clip(self.cell_soc[at, 0].astype(np.float64), 0.0, 1.0))
+        share = np.minimum(np.maximum(self.cell_soc[at, 0].astype(np.float64), 0.0), 1.0)
+        self._aged_s[at] += dt_s * faster * (0.6 + 0.8 * share)
 
     @property
     def capacity_loss(self) -> npt.NDArray[np.float64]:
@@ -484,6 +495,7 @@ class Packs:
         capacity = ((1 - loss) / (1 - self._loss)).astype(np.float32)[:, None]
         grown = (1 + chemistry.resistance_growth * loss) / (1 + chemistry.resistance_growth * self._loss)
         taken_as = self._charge_as[:, None] + (0.0 if self._bled_as is None else self._bled_as)
+        self._worst = None
         self._soc_per_as /= capacity
         self._resistance *= grown.astype(np.float32)[:, None]
         self._soc_start = self.cell_soc + taken_as.astype(np.float32) * self._soc_per_as
@@ -494,7 +506,7 @@ class Packs:
         column = np.asarray(values, np.float32)
         if column.shape not in ((), (count,)):
             raise ValueError(f"expected one number or {count}, got shape {column.shape} ({name})")
-        return np.broadcast_to(column, (count,)).copy()
+        return column.copy() if column.shape else np.full(count, column)
 
 
 class _Table:
@@ -536,6 +548,11 @@ class _Table:
         np.take(base, index, out=into, mode="clip")
         work *= place
         into += work
+
+
+@lru_cache(maxsize=16)
+def _expm1(exponent: float) -> float:
+    return float(np.expm1(exponent))
 
 
 def _place_of(row: int, rows: Rows | None) -> Sequence[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from bmsota_sim.life import Activity, DailyLife, Habits, driving_cycle
+from bmsota_sim.life.powertrain import Powertrain
 from bmsota_sim.physics import PackDesign, Packs
 
 WLTC = driving_cycle("wltc")
@@ -92,3 +93,21 @@ def test_a_short_begins_when_it_begins():
     life.packs.short_cell(0, 5, None)
     life.advance(52.0, 1.0, steady_s=STEADY_S)
     assert list(life.advance(53.0, 1.0, steady_s=STEADY_S)) == []
+
+
+@pytest.mark.parametrize("mass_kg", [1700.0, 40_000.0])
+def test_the_short_way_of_a_trip_leads_where_the_long_way_does(monkeypatch, mass_kg):
+    """Bit for bit, where packs give what is wanted, and where they do not."""
+    short, long = a_life(["f7/1", "f7/2", "f7/3"]), a_life(["f7/1", "f7/2", "f7/3"])
+    short.powertrain = long.powertrain = Powertrain(mass_kg=mass_kg, power_max_w=1e6)
+    monkeypatch.setattr(long, "_drive", lambda *_: False)
+    took, drive = [], short._drive
+    monkeypatch.setattr(short, "_drive", lambda *args: took.append(drive(*args)) or took[-1])
+    for second in range(400):
+        now_s = float(DRIVES_FROM_S + second)
+        rows = short.advance(now_s, 1.0, steady_s=STEADY_S)
+        assert rows.tolist() == long.advance(now_s, 1.0, steady_s=STEADY_S).tolist()
+        for row in range(3):
+            assert states(short, row) == states(long, row), second
+    assert True in took
+    assert (False in took) == (mass_kg > 10_000)

@@ -54,13 +54,15 @@ class DrivingCycle:
 
     def speed_at(self, at_s: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Speed in km/h at *at_s* seconds from the start, 0 outside of the cycle."""
-        return np.interp(
-            np.asarray(at_s, np.float64), np.arange(len(self.speed_kmh)), self.speed_kmh, left=0.0, right=0.0
-        )
+        return np.interp(np.asarray(at_s, np.float64), self._seconds, self.speed_kmh, left=0.0, right=0.0)
+
+    @cached_property
+    def _seconds(self) -> npt.NDArray[np.float64]:
+        return np.arange(len(self.speed_kmh), dtype=np.float64)
 
     def driven_at(self, at_s: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Kilometres driven by *at_s* seconds from the start: the exact integral of `speed_at`."""
-        at = np.clip(np.asarray(at_s, np.float64), 0.0, float(self.duration_s))
+        at = np.minimum(np.maximum(np.asarray(at_s, np.float64), 0.0), float(self.duration_s))
         second = np.minimum(at.astype(np.intp), self.duration_s - 1)
         rest = at - second
         first, last = self.speed_kmh[second], self.speed_kmh[second + 1]
