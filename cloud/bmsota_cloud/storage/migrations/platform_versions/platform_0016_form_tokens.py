@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "platform_0015"
-down_revision = "platform_0012"
+revision = "platform_0016"
+down_revision = "platform_0015"
 branch_labels = None
 depends_on = None
 
