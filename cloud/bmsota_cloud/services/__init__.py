@@ -53,6 +53,7 @@ from bmsota_cloud.services.records import GAP_PERIODS, RECORD_PERIOD_S, RecordSe
 from bmsota_cloud.services.refusals import RefusalService, network_of
 from bmsota_cloud.services.releases import ReleaseService
 from bmsota_cloud.services.telemetry import EventView, ReportView, TelemetryService
+from bmsota_cloud.services.tokens import TOKEN_DAYS_MAX, NewToken, TokenService
 from bmsota_cloud.services.upgrades import Instruction, ReportVerdict, UpgradeService
 from bmsota_cloud.services.vehicle_import import ImportResult, VehicleEntry, VehicleImport
 from bmsota_cloud.services.vehicle_survey import REMARK_WORDS
@@ -73,6 +74,7 @@ __all__ = [
     "RECORD_PERIOD_S",
     "REMARK_WORDS",
     "REPORT_KEEP_S_MIN",
+    "TOKEN_DAYS_MAX",
     "XLSX_REPORTS_MAX",
     "XLSX_VEHICLES_MAX",
     "AccountService",
@@ -103,6 +105,7 @@ __all__ = [
     "Login",
     "MailView",
     "MonitoringService",
+    "NewToken",
     "NodeFact",
     "Oddity",
     "OrderReportView",
@@ -127,6 +130,7 @@ __all__ = [
     "TaskDetail",
     "TaskRow",
     "TelemetryService",
+    "TokenService",
     "UpgradeService",
     "UpgradeView",
     "VehicleDetail",
@@ -168,6 +172,7 @@ class Services:
     refusals: RefusalService
     releases: ReleaseService
     telemetry: TelemetryService
+    tokens: TokenService
     upgrades: UpgradeService
     vehicles: VehicleService
     vehicle_import: VehicleImport
@@ -202,6 +207,7 @@ class Services:
             refusals=RefusalService(context),
             releases=ReleaseService(context),
             telemetry=TelemetryService(context),
+            tokens=TokenService(context),
             upgrades=UpgradeService(context, equipment),
             vehicles=(vehicles := VehicleService(context, watch)),
             vehicle_import=VehicleImport(context, vehicles),
