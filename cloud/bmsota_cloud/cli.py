@@ -186,6 +186,12 @@ def serve(
             _DATA, help="Compress a day of reports when it has been over for this long; 0: never.", min=0, max=8760
         ),
     ] = _DEFAULTS.report_compact_after_s // 3600,
+    export_keep_days: Annotated[
+        int, _option(_DATA, help="Delete files of exports after this many days.", min=1, max=365)
+    ] = _DEFAULTS.export_keep_s // 86_400,
+    export_max_mib: Annotated[
+        int, _option(_DATA, help="Refuse larger files of exports, in MiB.", min=1, max=1024 * 1024)
+    ] = _DEFAULTS.export_size_bytes_max // _MIB,
     host: Annotated[str, _option(_WEB, help="Listen on this address.")] = "127.0.0.1",
     http_port: Annotated[
         int, _option(_WEB, help="Serve the REST API, the device API and the pages on this port.", min=0, max=65535)
@@ -351,6 +357,8 @@ def serve(
             upload_size_bytes_max=upload_max_mib * _MIB,
             map_tiles=map_tiles,
             map_attribution=map_attribution,
+            export_keep_s=export_keep_days * 86_400,
+            export_size_bytes_max=export_max_mib * _MIB,
             link_keys=LinkKeys() if link_keys is None else load_link_keys(link_keys),
             platform_peers={} if platform_logins is None else load_platform_logins(platform_logins),
             report_verifier=None

@@ -106,6 +106,9 @@ class ServeFile(BaseModel):
     event_keep_days: Annotated[int, Field(ge=REPORT_KEEP_DAYS_MIN, le=36_500)] | None = None
     report_compact_after_hours: Annotated[int, Field(ge=0, le=8760)] | None = None
 
+    export_keep_days: Annotated[int, Field(ge=1, le=365)] | None = None
+    export_max_mib: Annotated[int, Field(ge=1, le=1024 * 1024)] | None = None
+
     host: str | None = None
     http_port: Port | None = None
     web_cert: str | None = None

@@ -63,6 +63,9 @@ ROUTES = {
     "GET /vehicles/{vin}/faults": VEHICLE,
     "GET /vehicles/{vin}/equipment": VEHICLE,
     "SOCKET /live/vehicles/{vin}": VEHICLE,
+    "GET /account": LOGGED_IN,
+    "POST /account/tokens": LOGGED_IN,
+    "POST /account/tokens/{token_id}/revoke": "s--------",
     "GET /exports": EXPORTERS,
     "POST /exports": EXPORTERS,
     "POST /exports/{export_id}/delete": NO_EXPORT,
@@ -117,6 +120,11 @@ ROUTES = {
     f"POST {API}/me/password": LOGGED_IN,
     f"GET {API}/me/sessions": LOGGED_IN,
     f"DELETE {API}/me/sessions/{{session_id}}": "s--------",
+    f"GET {API}/me/tokens": LOGGED_IN,
+    f"POST {API}/me/tokens": LOGGED_IN,
+    f"DELETE {API}/me/tokens/{{token_id}}": "s--------",
+    f"GET {API}/accounts/{{name}}/tokens": ADMINISTRATORS,
+    f"DELETE {API}/accounts/{{name}}/tokens/{{token_id}}": "sfff-ffff",
     f"GET {API}/accounts": ADMINISTRATORS,
     f"POST {API}/accounts": ADMINISTRATORS,
     f"GET {API}/accounts/{{name}}": ADMINISTRATORS,
@@ -210,6 +218,7 @@ FIELDS = {
 }
 RANGE = {"format": "csv", "since": "2026-11-22T00:00:00Z", "until": "2026-11-23T00:00:00Z"}
 BODIES = {
+    f"{API}/me/tokens": {"name": "tests", "permissions": ["vehicle.read"]},
     f"{API}/exports": RANGE,
     f"{API}/me/password": {"old": "wrong", "new": "another long password"},
     f"{API}/accounts": {"name": "new", "email": "n@example.org", "role": "viewer", "password": "a long password"},
@@ -247,6 +256,7 @@ def place(template):
         "task_id": "1",
         "release_id": "1",
         "session_id": "0" * 16,
+        "token_id": "0" * 16,
         "rest:path": "order",
     }
     names["name"] = next((b for a, b in (("/accounts", "dora"), ("/customers", "Port")) if a in template), "Harbour")
@@ -411,3 +421,79 @@ def test_every_route_as_everybody(harbour, guest):
                 )
                 shown += [f"{key} shows {word} to {name}" for word in hidden if word in text]
     assert not wrong + shown, "\n".join(wrong + shown)
+
+
+# A token of the administrator that may only read vehicles, and one that may do all of it.
+TOKEN_KEEPS_OUT = {
+    "POST /logout",
+    "POST /me/password",
+    "DELETE /me/sessions/{session_id}",
+    "POST /me/tokens",
+    "DELETE /me/tokens/{token_id}",
+    "DELETE /accounts/{name}/sessions",
+    "DELETE /accounts/{name}/sessions/{session_id}",
+    "DELETE /accounts/{name}/tokens/{token_id}",
+}
+READS_VEHICLES = {
+    "GET /me",
+    "GET /me/sessions",
+    "GET /me/tokens",
+    "GET /clock",
+    "GET /vehicles",
+    "GET /vehicles/{vin}",
+    "GET /vehicles/{vin}/state",
+    "GET /vehicles/{vin}/reports",
+    "GET /vehicles/{vin}/records",
+    "GET /vehicles/{vin}/events",
+    "GET /vehicles/{vin}/upgrade-history",
+    "GET /vehicles/{vin}/refusals",
+    "GET /equipment-changes",
+}
+
+
+@pytest.mark.slow
+def test_every_route_of_the_api_by_a_token(harbour, guest):
+    """A token opens what both it and its owner may, never what keeps an intruder in, and no page."""
+    adam, now = harbour.people["adam"], harbour.now
+    create = harbour.services.tokens.create
+    tokens = {
+        "small": create(name="small", permissions=["vehicle.read"], days=1, by=adam, now=now).secret,
+        "large": create(name="large", permissions=sorted(adam.permissions), days=1, by=adam, now=now).secret,
+    }
+    asking = Asking(harbour, guest)
+    wrong = []
+    for key, letters in sorted(ROUTES.items(), key=lambda item: "cancel" in item[0]):
+        method, template = key.split()
+        if method == "SOCKET":
+            continue
+        path = place(template)
+        if not path.startswith(API):
+            if letters != OPEN and not path.startswith(("/device", "/metrics", "/logout")):
+                guest.cookies.clear()
+                guest.cookies.set("bmsota", tokens["large"])
+                answer = guest.request(method, path)
+                if asking.letter(answer, is_page=True) != "s":
+                    wrong.append(f"{key} takes a token as a cookie: {answer.status_code}")
+            continue
+        if letters == OPEN:
+            continue
+        guest.cookies.clear()
+        name = f"{method} {template.removeprefix(API)}"
+        as_adam = letters[EVERYBODY.index("adam")]
+        for size, secret in tokens.items():
+            options = {"headers": {"Authorization": f"Bearer {secret}"}}
+            if method not in ("GET", "DELETE"):
+                options |= {"files": FILES[path]} if path in FILES else {"json": BODIES.get(path)}
+            answer = guest.request(method, path, **options)
+            letter = asking.letter(answer, is_page=False)
+            if name == "POST /logout":
+                expected = "+"
+            elif name in TOKEN_KEEPS_OUT:
+                expected = "f"
+            elif size == "small":
+                expected = "+" if name in READS_VEHICLES else "f"
+            else:
+                expected = as_adam
+            if letter != expected:
+                wrong.append(f"{key} by the {size} token: expected {expected}, got {letter}: {answer.text[:150]}")
+    assert not wrong, "\n".join(wrong)

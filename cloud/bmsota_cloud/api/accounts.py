@@ -22,6 +22,7 @@ from bmsota_cloud.api.common import (
 )
 from bmsota_cloud.clock import Clock
 from bmsota_cloud.domain.accounts import PROJECTS_MAX, Account, LoginSession, Role, Scope, ScopeKind
+from bmsota_cloud.services import TOKEN_DAYS_MAX
 
 if TYPE_CHECKING:
     from bmsota_cloud.services import Services
@@ -94,6 +95,27 @@ class SessionOut(ApiOut):
 class PasswordIn(ApiIn):
     old: str
     new: str
+
+
+class TokenIn(ApiIn):
+    name: str = Field(max_length=64, description="what it is for")
+    permissions: list[str] = Field(max_length=100, description="some of your own")
+    days: int = Field(default=90, ge=1, le=TOKEN_DAYS_MAX, description="how long it is valid")
+
+
+class TokenOut(ApiOut):
+    id: str
+    name: str
+    permissions: list[str]
+    created_at: datetime
+    expires_at: datetime
+    last_used_at: datetime | None
+    last_address: str
+
+
+class NewTokenOut(ApiOut):
+    secret: str = Field(description="for the header Authorization: Bearer; it is not shown again")
+    token: TokenOut
 
 
 def add_account_routes(router: APIRouter, services: "Services", clock: Clock) -> None:
@@ -183,6 +205,28 @@ def add_account_routes(router: APIRouter, services: "Services", clock: Clock) ->
     @router.delete("/accounts/{name}/sessions/{session_id}", status_code=204)
     def end_session(name: str, session_id: str, by: By, address: Address) -> None:
         services.accounts.end_sessions(name, session_id=session_id, by=by, now=clock(), address=address)
+
+    @router.get("/me/tokens", response_model=list[TokenOut])
+    def own_tokens(by: By) -> Any:
+        return services.tokens.tokens(by.name, by=by)
+
+    @router.post("/me/tokens", response_model=NewTokenOut, status_code=201)
+    def create_token(body: TokenIn, by: By, address: Address) -> Any:
+        return services.tokens.create(
+            name=body.name, permissions=body.permissions, days=body.days, by=by, now=clock(), address=address
+        )
+
+    @router.delete("/me/tokens/{token_id}", status_code=204)
+    def revoke_own_token(token_id: str, by: By, address: Address) -> None:
+        services.tokens.revoke(by.name, token_id, by=by, now=clock(), address=address)
+
+    @router.get("/accounts/{name}/tokens", response_model=list[TokenOut])
+    def tokens(name: str, by: By) -> Any:
+        return services.tokens.tokens(name, by=by)
+
+    @router.delete("/accounts/{name}/tokens/{token_id}", status_code=204)
+    def revoke_token(name: str, token_id: str, by: By, address: Address) -> None:
+        services.tokens.revoke(name, token_id, by=by, now=clock(), address=address)
 
 
 def _out(account: Account) -> AccountOut:

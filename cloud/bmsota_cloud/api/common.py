@@ -33,6 +33,7 @@ from bmsota_cloud.domain.errors import (
 )
 from bmsota_cloud.domain.paging import ID_MAX, PAGE_NUMBER_MAX, PAGE_SIZE_MAX, PageRequest
 from bmsota_cloud.domain.texts import check_address, expect_no_nul
+from bmsota_cloud.domain.tokens import TOKEN_PREFIX
 
 if TYPE_CHECKING:
     from bmsota_cloud.clock import Clock
@@ -54,6 +55,7 @@ __all__ = [
     "api_route_class",
     "for_strangers",
     "needs",
+    "sender_of",
 ]
 
 STATUSES: Mapping[type[CloudError], int] = {
@@ -123,6 +125,17 @@ def _sender(request: Request, services: "Services", clock: "Clock") -> Account:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise LoginError("no-session", "no bearer token; log in first")
+    return sender_of(token, services, clock, _address(request))
+
+
+def sender_of(token: str, services: "Services", clock: "Clock", address: str = "") -> Account:
+    """Whose session or API token this is.
+
+    Raises:
+        LoginError: nobody's.
+    """
+    if token.startswith(TOKEN_PREFIX):
+        return services.tokens.who(token, clock(), address)
     return services.accounts.who(token, clock())[0]
 
 

@@ -20,6 +20,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCol
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from bmsota_cloud.api.common import sender_of
 from bmsota_cloud.clock import Clock
 from bmsota_cloud.domain.errors import LoginError, NotAllowedError, StorageUnavailableError
 from bmsota_cloud.services import Health
@@ -90,7 +91,7 @@ def _check_account(request: Request, services: "Services", clock: Clock) -> None
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise LoginError("no-session", "metrics are for accounts; send a bearer token, or ask from this machine")
-    services.monitoring.require_reader(services.accounts.who(token, clock())[0])
+    services.monitoring.require_reader(sender_of(token, services, clock))
 
 
 class _Probe:

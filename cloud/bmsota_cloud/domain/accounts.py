@@ -8,7 +8,7 @@ Every query for an account goes through `Account.scope`: services ask `bmsota_cl
 condition into its statements (`bmsota_cloud.storage.sql._scope`). What lies outside is answered as if it were not there.
 
 Four eyes are not a permission: the code of a task never goes to its creator, whatever the role (`bmsota_cloud.domain.projects`).
-Left out: API tokens with a lifetime of their own; sessions serve pages and API.
+An API token is its owner with fewer permissions (`Account.limited_to`, `bmsota_cloud.domain.tokens`).
 """
 
 from __future__ import annotations
@@ -201,6 +201,8 @@ class Account:
     customer: str = ""
     disabled_at: datetime | None = None
     """Since when it cannot log in; None while it can."""
+    limited_to: tuple[str, ...] | None = None
+    """The permissions of the API token by which it asks; None: a person has logged in. Not stored."""
 
     @property
     def scope(self) -> Scope:
@@ -213,7 +215,9 @@ class Account:
         if self.disabled_at is not None:
             return frozenset()
         granted = ROLE_PERMISSIONS[self.role]
-        return granted if self.sees is ScopeKind.EVERYTHING else granted - PLATFORM_WIDE
+        if self.sees is not ScopeKind.EVERYTHING:
+            granted -= PLATFORM_WIDE
+        return granted if self.limited_to is None else granted & frozenset(self.limited_to)
 
     def may(self, permission: Permission) -> bool:
         return permission in self.permissions
@@ -246,6 +250,8 @@ def require(account: Account, permission: Permission) -> None:
         return
     if account.disabled_at is not None:
         raise NotAllowedError("not-allowed", f"the account {account.name} is disabled")
+    if account.limited_to is not None and permission not in account.limited_to:
+        raise NotAllowedError("not-allowed", f"this API token lacks the permission {permission}")
     if permission in ROLE_PERMISSIONS[account.role]:
         raise NotAllowedError(
             "not-allowed", f"{account.name} sees only {account.scope}; {permission} is for accounts that see everything"

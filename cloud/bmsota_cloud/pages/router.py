@@ -41,6 +41,7 @@ from bmsota_cloud.pages.manage_accounts import add_manage_account_pages
 from bmsota_cloud.pages.manage_vehicle import add_manage_vehicle_pages
 from bmsota_cloud.pages.ota_tasks import add_ota_task_pages
 from bmsota_cloud.pages.overview import add_overview_pages
+from bmsota_cloud.pages.own_account import add_own_account_pages
 from bmsota_cloud.pages.projects import add_project_pages
 from bmsota_cloud.pages.records import add_record_pages
 from bmsota_cloud.pages.refusals import add_refusal_pages
@@ -111,6 +112,7 @@ def build_router(services: "Services", settings: "PlatformSettings", clock: "Clo
     add_release_pages(router, site)
     add_project_pages(router, site)
     add_refusal_pages(router, site)
+    add_own_account_pages(router, site)
     add_manage_account_pages(router, site)
     add_customer_pages(router, site)
     add_audit_pages(router, site)

@@ -68,6 +68,7 @@ from bmsota_cloud.services.run_tracking import RunKind
 from bmsota_cloud.services.task_plans import PlannedVehicle, TaskPlan, TaskPlans, VersionChoice
 from bmsota_cloud.services.task_results import TaskResults
 from bmsota_cloud.services.telemetry import EventView, ReportView, TelemetryService
+from bmsota_cloud.services.tokens import TOKEN_DAYS_MAX, NewToken, TokenService
 from bmsota_cloud.services.upgrades import Instruction, ReportVerdict, UpgradeService
 from bmsota_cloud.services.vehicle_history import VehicleHistoryService
 from bmsota_cloud.services.vehicle_import import ImportResult, VehicleEntry, VehicleImport
@@ -92,6 +93,7 @@ __all__ = [
     "RELEASE_FILES_MAX",
     "REMARK_WORDS",
     "REPORT_KEEP_S_MIN",
+    "TOKEN_DAYS_MAX",
     "XLSX_REPORTS_MAX",
     "XLSX_VEHICLES_MAX",
     "ZOOM_MAX",
@@ -130,6 +132,7 @@ __all__ = [
     "MailView",
     "MapBounds",
     "MonitoringService",
+    "NewToken",
     "NodeFact",
     "Oddity",
     "OrderReportView",
@@ -161,6 +164,7 @@ __all__ = [
     "TaskResults",
     "TaskRow",
     "TelemetryService",
+    "TokenService",
     "UpgradeService",
     "UpgradeView",
     "VehicleDetail",
@@ -208,6 +212,7 @@ class Services:
     task_plans: TaskPlans
     task_results: TaskResults
     telemetry: TelemetryService
+    tokens: TokenService
     upgrades: UpgradeService
     vehicle_histories: VehicleHistoryService
     vehicles: VehicleService
@@ -247,6 +252,7 @@ class Services:
             task_plans=TaskPlans(context),
             task_results=TaskResults(context),
             telemetry=TelemetryService(context),
+            tokens=TokenService(context),
             upgrades=UpgradeService(context, equipment),
             vehicle_histories=VehicleHistoryService(context),
             vehicles=(vehicles := VehicleService(context, watch)),

@@ -49,6 +49,7 @@ from bmsota_cloud.services.limits import (
 )
 from bmsota_cloud.services.passwords import PASSWORD_LENGTH_MAX, PASSWORD_LENGTH_MIN, Passwords
 from bmsota_cloud.services.platform_secret import PlatformSecret
+from bmsota_cloud.services.tokens import refuse_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -201,7 +202,7 @@ class AccountService:
         return changed
 
     def reset(self, name: str, *, password: str, by: Account, now: datetime, address: str = "") -> None:
-        """Give an account another password, and end all its sessions.
+        """Give an account another password, and end all its sessions and API tokens.
 
         Raises:
             NotAllowedError, NotFoundError, ConflictError: as `change`; the own password is changed with the current one.
@@ -214,6 +215,8 @@ class AccountService:
             _check_new_password(password)
             act.work.accounts.save(replace(account, password_hash=password_hash))
             act.work.accounts.delete_sessions_of(name)
+            # Who has the old password may have made tokens with it.
+            act.work.accounts.delete_tokens_of(name)
 
     @contextmanager
     def _managing(
@@ -371,6 +374,7 @@ class AccountService:
         with acting(
             self._context, who=by.name, action="account.end_sessions", subject=subject, now=now, address=address
         ) as act:
+            refuse_token(by, "end sessions")
             if name != by.name:
                 require(by, Permission.ACCOUNT_MANAGE)
             if act.work.accounts.get(name) is None:
@@ -405,6 +409,7 @@ class AccountService:
             RateLimitedError: "too-many-tries": *old* was not looked at.
             OverloadedError: too many passwords are being checked.
         """
+        refuse_token(account, "change a password")
         tries = password_tries(name=account.name, address=address)
         what = "too many wrong passwords"
         self._admit(tries, action="account.password", what=what, name=account.name, address=address, now=now)

@@ -172,6 +172,20 @@ login_session = Table(
     Column("address", String(64), nullable=False, server_default=""),
 )
 
+api_token = Table(
+    "api_token",
+    PLATFORM,
+    Column("token_sha256", LargeBinary(32), primary_key=True),
+    Column("account_name", ForeignKey("account.name"), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("permissions", Plain, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("expires_at", UtcTime, nullable=False),
+    Column("last_used_at", UtcTime),
+    Column("last_address", String(64), nullable=False),
+    UniqueConstraint("account_name", "name"),
+)
+
 # Where an account has logged in from. Addresses are kept as digests: they are compared, never shown.
 login_address = Table(
     "login_address",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import delete, func, or_, select
 
 from bmsota_cloud.domain.accounts import Account, LoginSession
+from bmsota_cloud.domain.tokens import ApiToken
 from bmsota_cloud.storage import schema as t
 from bmsota_cloud.storage.sql._tables import Tables, in_lists, upsert
 
@@ -73,6 +74,26 @@ class SqlAccounts(Tables):
 
     def delete_sessions_before(self, expired: datetime) -> None:
         self._connection.execute(delete(t.login_session).where(t.login_session.c.expires_at <= expired))
+
+    def add_token(self, token: ApiToken) -> None:
+        self._add(t.api_token, token)
+
+    def token(self, token_sha256: bytes) -> ApiToken | None:
+        return self._one(ApiToken, select(t.api_token).where(t.api_token.c.token_sha256 == token_sha256))
+
+    def save_token(self, token: ApiToken) -> None:
+        self._save(t.api_token, token)
+
+    def delete_token(self, token_sha256: bytes) -> None:
+        self._connection.execute(delete(t.api_token).where(t.api_token.c.token_sha256 == token_sha256))
+
+    def delete_tokens_of(self, account_name: str) -> None:
+        self._connection.execute(delete(t.api_token).where(t.api_token.c.account_name == account_name))
+
+    def tokens_of(self, account_name: str) -> tuple[ApiToken, ...]:
+        c = t.api_token.c
+        statement = select(t.api_token).where(c.account_name == account_name)
+        return self._all(ApiToken, statement.order_by(c.created_at.desc(), c.name))
 
     def knows_address(self, account_name: str, address_digest: bytes) -> bool:
         c = t.login_address.c
