@@ -145,7 +145,7 @@ class _Overview:
 
     def change(self, messages: Sequence[dict[str, JsonValue]]) -> Message | None:
         del messages
-        return None  # noqa: RET501 - take a snapshot
+        return None
 
 
 def _flat(point: FleetPoint) -> tuple[Any, ...]:
