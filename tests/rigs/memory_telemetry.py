@@ -82,6 +82,12 @@ class MemoryTelemetry:
             if vins is None or vin in vins
         }
 
+    def alarm_levels(self):
+        return {vin: row.alarm_level for vin, row in self.rows.items() if row.alarm_level}
+
+    def newest_values(self, name):
+        return {vin: getattr(row, name) for vin, row in self.rows.items()}
+
     def events(self, vin, request, *, since=None, until=None, kinds=()):
         found = [
             event

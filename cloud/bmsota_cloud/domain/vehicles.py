@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -24,7 +24,6 @@ __all__ = [
     "EquipmentData",
     "FleetCount",
     "FleetState",
-    "FleetVehicle",
     "LastLogin",
     "NodeKind",
     "Vehicle",
@@ -195,22 +194,6 @@ class FleetState(StrEnum):
     """Its newest report has an alarm level above 0."""
     UPGRADING = "upgrading"
     """An OTA task that was approved has not ended for it."""
-
-
-# Of thousands at once: a tuple.
-class FleetVehicle(NamedTuple):
-    """A vehicle among many: what lists and maps say of it."""
-
-    vin: str
-    hwid: str
-    series: str
-    project: str
-    customer: str
-    battery_number: str
-    frame_number: str
-    model: str
-    plate: str
-    city: str
 
 
 def node_name(position: int) -> str:

@@ -1,7 +1,7 @@
 """The overview: every vehicle that passes a filter, as counts, as a sorted list and on the map.
 
 Strategy: vehicles and their newest states lie in two databases, and a filter, a sort or a count may need both. So all that pass the
-filter are read with few columns and put together here; a tenth of a second for 10,000. On the map they are single marks up to
+filter are read with two columns and put together here, in sets; only the rows of a page are read whole. On the map they are single marks up to
 `MARKS_MAX`; above that, cells of a grid that grows with the distance from which one looks.
 
 The scope of the account is in the statement that reads the vehicles; states of others are read and left aside.
@@ -19,15 +19,17 @@ from bmsota_cloud.domain.errors import InvalidInputError
 from bmsota_cloud.domain.paging import Page
 from bmsota_cloud.domain.vehicles import FleetState
 from bmsota_cloud.services.values import utc_of_ns
+from bmsota_cloud.services.views import view_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
     from datetime import datetime
 
     from bmsota_cloud.domain.accounts import Account
     from bmsota_cloud.domain.paging import PageRequest
     from bmsota_cloud.domain.telemetry import FleetMark
-    from bmsota_cloud.domain.vehicles import FleetVehicle, VehicleFilter
+    from bmsota_cloud.domain.vehicles import Vehicle, VehicleFilter
     from bmsota_cloud.services.context import Context
 
 __all__ = [
@@ -193,25 +195,45 @@ def _turned(longitude_deg: float) -> float:
     return (longitude_deg + 180) % 360 - 180
 
 
-class _Entry(NamedTuple):
-    """A vehicle with all that is known of it here."""
+class _Fleet:
+    """All that pass a filter, and who of them is in which state: sets, because they are counted at every look."""
 
-    vehicle: FleetVehicle
-    mark: FleetMark | None
-    is_online: bool
-    is_upgrading: bool
+    def __init__(
+        self,
+        vehicles: Sequence[tuple[str, str]],
+        online: AbstractSet[str],
+        upgrading: AbstractSet[str],
+        alarms: Mapping[str, int],
+    ) -> None:
+        self.vehicles = vehicles
+        """VIN and a text, by VIN."""
+        self.online = online
+        self.upgrading = upgrading
+        self.alarms = alarms
+        self._vins = {vin for vin, _ in vehicles}
 
-    @property
-    def alarm_level(self) -> int:
-        return 0 if self.mark is None else self.mark.alarm_level or 0
+    def count(self, state: FleetState) -> int:
+        if state is FleetState.OFFLINE:
+            return len(self._vins) - self.count(FleetState.ONLINE)
+        return len(self._vins & self._members(state))
 
+    def chosen(self, state: FleetState | None) -> Sequence[tuple[str, str]]:
+        """Those in *state*."""
+        if state is None:
+            return self.vehicles
+        if state is FleetState.OFFLINE:
+            return [each for each in self.vehicles if each[0] not in self.online]
+        members = self._members(state)
+        return [each for each in self.vehicles if each[0] in members]
 
-_IS_IN: Mapping[FleetState, Callable[[_Entry], bool]] = {
-    FleetState.ONLINE: lambda entry: entry.is_online,
-    FleetState.OFFLINE: lambda entry: not entry.is_online,
-    FleetState.FAULTS: lambda entry: entry.alarm_level > 0,
-    FleetState.UPGRADING: lambda entry: entry.is_upgrading,
-}
+    def _members(self, state: FleetState) -> AbstractSet[str]:
+        match state:
+            case FleetState.UPGRADING:
+                return self.upgrading
+            case FleetState.FAULTS:
+                return self.alarms.keys()
+            case _:
+                return self.online
 
 
 class OverviewService:
@@ -230,17 +252,23 @@ class OverviewService:
         sort: FleetSort = FleetSort.VIN,
     ) -> FleetPage:
         """A page of the list; what *asked* says of the connection is not looked at, *state* has that."""
-        entries = self._entries(asked, by)
-        counts = {each: sum(map(is_in, entries)) for each, is_in in _IS_IN.items()}
-        total = len(entries)
-        if state is not None:
-            entries = list(filter(_IS_IN[state], entries))
+        fleet = self._fleet(asked, by, _TEXTS.get(sort, "hwid"))
+        chosen = fleet.chosen(state)
         if sort is not FleetSort.VIN:
             # Stable: among equals by VIN.
-            entries.sort(key=_SORTS[sort])
-        shown = entries[request.offset : request.offset + request.size]
-        page = Page(items=tuple(map(_row, shown)), total=len(entries), number=request.number, size=request.size)
-        return FleetPage(page=page, total=total, counts=counts)
+            chosen = sorted(chosen, key=self._key(sort, fleet))
+        vins = [vin for vin, _ in chosen[request.offset : request.offset + request.size]]
+        with self._context.store.reading() as work:
+            # Asked again with the scope: it may have changed since.
+            vehicles = work.vehicles.visible_many(vins, by.scope)
+        marks = self._context.telemetry.fleet_marks(vins)
+        page = Page(
+            items=tuple(_row(vehicles[vin], marks.get(vin), fleet) for vin in vins if vin in vehicles),
+            total=len(chosen),
+            number=request.number,
+            size=request.size,
+        )
+        return FleetPage(page=page, total=len(fleet.vehicles), counts={each: fleet.count(each) for each in FleetState})
 
     def map(
         self,
@@ -253,95 +281,81 @@ class OverviewService:
         clusters_from: int = MARKS_MAX + 1,
     ) -> FleetMap:
         """The same vehicles on the map: points, or from *clusters_from* on clusters of what is in *bounds*, for a *zoom* level (0 to 18)."""
-        entries = self._entries(asked, by)
-        if state is not None:
-            entries = list(filter(_IS_IN[state], entries))
-        points = [point for entry in entries if (point := _point(entry)) is not None]
+        fleet = self._fleet(asked, by, "hwid")
+        chosen = fleet.chosen(state)
+        # Few are looked up; of many, it is cheaper to read all.
+        few = [vin for vin, _ in chosen] if len(chosen) <= _LOOKED_UP_MAX else None
+        marks = self._context.telemetry.fleet_marks(few)
+        points = [
+            FleetPoint(
+                vin,
+                hwid,
+                mark.latitude_deg,
+                mark.longitude_deg,
+                bool(mark.is_position_valid),
+                vin in fleet.online,
+                vin in fleet.upgrading,
+                mark.alarm_level or 0,
+                mark.soc_pct,
+            )
+            for vin, hwid in chosen
+            if (mark := marks.get(vin)) is not None and mark.latitude_deg is not None and mark.longitude_deg is not None
+        ]
         if len(points) < clusters_from:
-            return FleetMap(total=len(entries), placed=len(points), points=tuple(points), clusters=None)
+            return FleetMap(total=len(chosen), placed=len(points), points=tuple(points), clusters=None)
         clusters = _clusters(points, bounds or MapBounds(), zoom)
-        return FleetMap(total=len(entries), placed=len(points), points=None, clusters=clusters)
+        return FleetMap(total=len(chosen), placed=len(points), points=None, clusters=clusters)
 
-    def _entries(self, asked: VehicleFilter, by: Account) -> list[_Entry]:
-        """By VIN."""
+    def _fleet(self, asked: VehicleFilter, by: Account, column: str) -> _Fleet:
         require(by, Permission.VEHICLE_READ)
         with self._context.store.reading() as work:
-            vehicles = work.vehicles.fleet(asked, by.scope)
+            vehicles = work.vehicles.fleet(asked, by.scope, column)
             online = work.presence.online(self._context.presence.lease_check)
             upgrading = work.ota_tasks.upgrading()
-        # Few are looked up; of many, it is cheaper to read all.
-        few = [vehicle.vin for vehicle in vehicles] if len(vehicles) <= _LOOKED_UP_MAX else None
-        marks = self._context.telemetry.fleet_marks(few)
-        return [
-            _Entry(vehicle, marks.get(vehicle.vin), vehicle.vin in online, vehicle.vin in upgrading)
-            for vehicle in vehicles
-        ]
+        return _Fleet(vehicles, online, upgrading, self._context.telemetry.alarm_levels())
+
+    def _key(
+        self, sort: FleetSort, fleet: _Fleet
+    ) -> Callable[[tuple[str, str]], tuple[bool, str] | tuple[bool, float]]:
+        """What to sort by; vehicles without it come last."""
+        if sort in _TEXTS:
+            return lambda each: (not each[1], each[1])
+        if sort is FleetSort.ALARM:
+            return lambda each: (False, -fleet.alarms.get(each[0], 0))
+        is_soc = sort is FleetSort.SOC
+        values = self._context.telemetry.newest_values("soc_pct" if is_soc else "last_seen_at_ns")
+        sign = 1 if is_soc else -1
+
+        def key(each: tuple[str, str]) -> tuple[bool, float]:
+            value = values.get(each[0])
+            return value is None, sign * (value or 0)
+
+        return key
 
 
 _LOOKED_UP_MAX = 1000
-
-
-def _text(name: str) -> Callable[[_Entry], tuple[bool, str]]:
-    """By a text; vehicles without one come last."""
-
-    def key(entry: _Entry) -> tuple[bool, str]:
-        value: str = getattr(entry.vehicle, name)
-        return not value, value
-
-    return key
-
-
-def _by_soc(entry: _Entry) -> tuple[bool, float]:
-    soc_pct = None if entry.mark is None else entry.mark.soc_pct
-    return soc_pct is None, soc_pct or 0.0
-
-
-_SORTS: Mapping[FleetSort, Callable[[_Entry], tuple[bool, str] | tuple[bool, float]]] = {
-    **{
-        sort: _text(sort.value.replace("-", "_"))
-        for sort in (
-            FleetSort.HWID,
-            FleetSort.PLATE,
-            FleetSort.BATTERY_NUMBER,
-            FleetSort.PROJECT,
-            FleetSort.CITY,
-        )
-    },
-    FleetSort.SOC: _by_soc,
-    FleetSort.ALARM: lambda entry: (entry.mark is None, -entry.alarm_level),
-    FleetSort.LAST_SEEN: lambda entry: (entry.mark is None, -(0 if entry.mark is None else entry.mark.last_seen_at_ns)),
+# Sorts by what stands in the vehicle's own row.
+_TEXTS: Mapping[FleetSort, str] = {
+    FleetSort.HWID: "hwid",
+    FleetSort.PLATE: "plate",
+    FleetSort.BATTERY_NUMBER: "battery_number",
+    FleetSort.PROJECT: "project",
+    FleetSort.CITY: "city",
 }
 
 
-def _row(entry: _Entry) -> FleetRow:
-    mark = entry.mark
-    return FleetRow(
-        **entry.vehicle._asdict(),
-        is_online=entry.is_online,
-        is_upgrading=entry.is_upgrading,
+def _row(vehicle: Vehicle, mark: FleetMark | None, fleet: _Fleet) -> FleetRow:
+    return view_of(
+        FleetRow,
+        vehicle,
+        is_online=vehicle.vin in fleet.online,
+        is_upgrading=vehicle.vin in fleet.upgrading,
         last_seen_at=None if mark is None else utc_of_ns(mark.last_seen_at_ns),
         soc_pct=None if mark is None else mark.soc_pct,
         alarm_level=None if mark is None else mark.alarm_level,
         latitude_deg=None if mark is None else mark.latitude_deg,
         longitude_deg=None if mark is None else mark.longitude_deg,
         is_position_valid=None if mark is None else mark.is_position_valid,
-    )
-
-
-def _point(entry: _Entry) -> FleetPoint | None:
-    mark = entry.mark
-    if mark is None or mark.latitude_deg is None or mark.longitude_deg is None:
-        return None
-    return FleetPoint(
-        entry.vehicle.vin,
-        entry.vehicle.hwid,
-        mark.latitude_deg,
-        mark.longitude_deg,
-        bool(mark.is_position_valid),
-        entry.is_online,
-        entry.is_upgrading,
-        mark.alarm_level or 0,
-        mark.soc_pct,
     )
 
 

@@ -12,7 +12,7 @@ What is read for an account takes its `Scope` and leaves out what lies outside; 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     )
     from bmsota_cloud.domain.tokens import ApiToken
     from bmsota_cloud.domain.vehicle_history import FaultFilter, FaultPeriod
-    from bmsota_cloud.domain.vehicles import FleetCount, FleetVehicle, LastLogin, Vehicle, VehicleFilter, VehicleNode
+    from bmsota_cloud.domain.vehicles import FleetCount, LastLogin, Vehicle, VehicleFilter, VehicleNode
 
 __all__ = [
     "AccountTables",
@@ -163,8 +163,8 @@ class VehicleTables(Protocol):
         """Ordered by VIN; and how many pass the filter, leaving aside what it says about the connection."""
         ...
 
-    def fleet(self, asked: VehicleFilter, scope: Scope) -> Sequence[FleetVehicle]:
-        """All that pass the filter, leaving aside what it says about the connection; by VIN."""
+    def fleet(self, asked: VehicleFilter, scope: Scope, column: str = "hwid") -> Sequence[tuple[str, str]]:
+        """VIN and one more text of all that pass the filter, leaving aside what it says about the connection; by VIN."""
         ...
 
     def matching(self, asked: VehicleFilter, lease_check: LeaseCheck, scope: Scope, limit: int) -> tuple[str, ...]:
@@ -789,6 +789,14 @@ class TelemetryStore(Protocol):
 
     def fleet_marks(self, vins: Sequence[str] | None = None) -> Mapping[str, FleetMark]:
         """What an overview shows of the newest states; None: of all vehicles. Without their frames, for many at once."""
+        ...
+
+    def alarm_levels(self) -> Mapping[str, int]:
+        """Of all vehicles whose newest state has an alarm."""
+        ...
+
+    def newest_values(self, name: Literal["soc_pct", "last_seen_at_ns"]) -> Mapping[str, float | None]:
+        """One value of the newest states of all vehicles."""
         ...
 
     def newest(self, vins: Sequence[str]) -> Mapping[str, StateRow]:

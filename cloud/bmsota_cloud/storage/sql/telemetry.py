@@ -15,7 +15,7 @@ from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import JSON, Select, cast, delete, func, insert, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError
@@ -354,8 +354,18 @@ class SqlTelemetryStore:
         found: dict[str, FleetMark] = {}
         with _refusals(), self._database.reading() as connection:
             for each in [statement] if vins is None else [statement.where(c.vin.in_(part)) for part in in_lists(vins)]:
-                found.update((row[0], FleetMark(*row[1:])) for row in connection.execute(each).all())
+                found.update((vin, FleetMark._make(values)) for vin, *values in connection.execute(each))
         return found
+
+    def alarm_levels(self) -> Mapping[str, int]:
+        c = t.newest_state.c
+        with _refusals(), self._database.reading() as connection:
+            return dict(connection.execute(select(c.vin, c.alarm_level).where(c.alarm_level > 0)).tuples().all())
+
+    def newest_values(self, name: Literal["soc_pct", "last_seen_at_ns"]) -> Mapping[str, float | None]:
+        c = t.newest_state.c
+        with _refusals(), self._database.reading() as connection:
+            return dict(connection.execute(select(c.vin, c[name])).tuples().all())
 
     def events(
         self,

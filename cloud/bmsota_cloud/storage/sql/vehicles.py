@@ -8,7 +8,7 @@ from sqlalchemy import bindparam, delete, func, or_, select, update
 
 from bmsota_cloud.domain.paging import Page
 from bmsota_cloud.domain.presence import VehicleConnection
-from bmsota_cloud.domain.vehicles import FleetCount, FleetVehicle, LastLogin, Vehicle, VehicleNode
+from bmsota_cloud.domain.vehicles import FleetCount, LastLogin, Vehicle, VehicleNode
 from bmsota_cloud.storage import schema as t
 from bmsota_cloud.storage.sql._scope import vehicles_in
 from bmsota_cloud.storage.sql._tables import Tables, in_lists
@@ -137,10 +137,10 @@ class SqlVehicles(Tables):
                 statement, [{"key_vin": vin, "sequence": sequence} for vin, sequence in sorted(sequences.items())]
             )
 
-    def fleet(self, asked: VehicleFilter, scope: Scope) -> Sequence[FleetVehicle]:
-        columns = [t.vehicle.c[name] for name in FleetVehicle._fields]
-        statement = select(*columns).where(*_fits(asked, scope)).order_by(t.vehicle.c.vin)
-        return [FleetVehicle(*row) for row in self._connection.execute(statement)]
+    def fleet(self, asked: VehicleFilter, scope: Scope, column: str = "hwid") -> Sequence[tuple[str, str]]:
+        c = t.vehicle.c
+        statement = select(c.vin, func.coalesce(c[column], "")).where(*_fits(asked, scope)).order_by(c.vin)
+        return [(vin, value) for vin, value in self._connection.execute(statement)]
 
     def projects(self, scope: Scope) -> tuple[str, ...]:
         return self._different(t.vehicle.c.project, scope)
