@@ -150,6 +150,7 @@ class UpgradeOut(ApiOut):
     confirmed_at: datetime | None
     fetched_at: datetime | None
     heard_at: datetime | None
+    last_message_at: datetime | None
     ended_by_report: bool
     can_be_cancelled: bool
     versions_before: list[NodeVersionOut]

@@ -38,7 +38,7 @@ from bmsota_cloud.domain.errors import ConflictError
 from bmsota_cloud.domain.evidence import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
 
     from bmsota_cloud.domain.projects import ApprovalWay
@@ -65,6 +65,7 @@ __all__ = [
     "content_digest",
     "encode_vehicles",
     "is_before_the_switch",
+    "last_message_at",
     "may_cancel",
     "may_end",
     "may_retry",
@@ -386,6 +387,14 @@ def advance(
     return moved, Transition(
         task_id=upgrade.task_id, vin=upgrade.vin, status=status, at=at, reason=reason, source=source
     )
+
+
+def last_message_at(upgrade: VehicleUpgrade, transitions: Sequence[Transition]) -> datetime | None:
+    """When the unit itself was last heard of in this attempt; None if it was not. The time limit begins without a message."""
+    given = [transition.at for transition in transitions if transition.status is VehicleStatus.APPROVED]
+    if upgrade.heard_at is None or not given or upgrade.heard_at <= given[-1]:
+        return None
+    return upgrade.heard_at
 
 
 def may_cancel(upgrade: VehicleUpgrade) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from bmsota.errors import ImageError
@@ -206,6 +207,8 @@ def _names(names: Sequence[str]) -> str:
     return f"{', '.join(names[:_NAMED_MAX])} and {len(names) - _NAMED_MAX} more"
 
 
+# A fleet runs few versions; a preview of 10,000 vehicles compares 90,000 nodes.
+@lru_cache(maxsize=1024)
 def _version(text: str) -> ImageVersion | None:
     try:
         return ImageVersion.parse(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bmsota_cloud.domain.ota_tasks import NodeVersion, may_cancel
+from bmsota_cloud.domain.ota_tasks import NodeVersion, last_message_at, may_cancel
 from bmsota_cloud.services.views import view_of
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ class UpgradeView:
     confirmed_at: datetime | None
     fetched_at: datetime | None
     heard_at: datetime | None
+    last_message_at: datetime | None
+    """When the unit itself was last heard of in this attempt."""
     ended_by_report: bool
     versions_before: tuple[NodeVersion, ...]
     versions_after: tuple[NodeVersion, ...]
@@ -147,6 +149,7 @@ class UpgradeView:
             release_name=release.name,
             images=release.images,
             is_online=is_online,
+            last_message_at=last_message_at(upgrade, transitions),
             transitions=transitions,
             can_be_cancelled=may_cancel(upgrade),
             nodes=check.nodes,

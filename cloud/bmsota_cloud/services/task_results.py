@@ -12,7 +12,7 @@ from io import StringIO
 from typing import TYPE_CHECKING
 
 from bmsota_cloud.domain.accounts import Permission, require
-from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES, task_key
+from bmsota_cloud.domain.ota_tasks import OPEN_STATUSES, last_message_at, task_key
 from bmsota_cloud.domain.vehicles import node_name
 from bmsota_cloud.services.audit import acting
 from bmsota_cloud.services.scoped import task_for
@@ -52,7 +52,7 @@ _COLUMNS = (
     "approved_at",
     "instructed_at",
     "downloaded_at",
-    "heard_at",
+    "last_message_at",
     "ended_at",
 )
 
@@ -112,6 +112,7 @@ def _row(
     before = {node.position: node for node in upgrade.versions_before}
     after = {node.position: node for node in upgrade.versions_after}
     ended_at = transitions[-1].at if transitions and upgrade.status not in OPEN_STATUSES else None
+    heard_at = last_message_at(upgrade, transitions)
     return (
         task_key(task.id),
         task.project,
@@ -131,7 +132,7 @@ def _row(
         ),
         *(
             "" if at is None else at.isoformat()
-            for at in (task.approved_at, upgrade.instructed_at, upgrade.fetched_at, upgrade.heard_at, ended_at)
+            for at in (task.approved_at, upgrade.instructed_at, upgrade.fetched_at, heard_at, ended_at)
         ),
     )
 

@@ -289,3 +289,22 @@ def test_on_a_phone_the_menu_is_one_line(fleet, tab):
     assert len(boxes) == 4
     assert len({tuple(box) for box in boxes}) == 1
     assert boxes[0][1] < 45
+
+
+def test_a_double_click_submits_one_task(fleet, tab):
+    fleet.upload()
+    page = tab("carol", "/ota/tasks/new?project=Harbour&version=2.1.0&reason=cells")
+    page.get_by_label("Auditor").fill("alan")
+    # Enter previews; it does not submit.
+    page.get_by_label("Auditor").press("Enter")
+    expect(page.get_by_text("3 of 3 vehicles will be in the task")).to_be_visible()
+    page.get_by_label("By VIN").check()
+    expect(page.get_by_label("Series", exact=True)).to_be_hidden()
+    page.get_by_label("VINs, separated by").fill(f"{fleet.vin(1)} {fleet.vin(4)}")
+    page.get_by_role("button", name="Preview", exact=True).last.click()
+    expect(page.get_by_text("1 of 2 vehicles will be in the task")).to_be_visible()
+    page.get_by_role("button", name="Submit Application").dblclick()
+    expect(page).to_have_url(re.compile(r"/ota/tasks\?new=1$"))
+    expect(page.locator("tr.is-new")).to_contain_text("OTA-1")
+    page.reload()
+    expect(page.locator("tbody tr")).to_have_count(1)

@@ -495,6 +495,9 @@ def test_no_cell_begins_like_a_formula(start):
 @pytest.mark.slow
 def test_the_log_says_who_said_what(fleet, task, visit, words):
     fleet.approve(task)
+    # The time limit counts from the approval; that is no message.
+    assert words(visit("vera").see(f"/ota/tasks/{task.id}")).count("Attempt 1 · no message yet") == 3
+    fleet.wait(minutes=2)
     tell(fleet, task, 1, UpgradeStateCode.DOWNLOADING, progress_pct=7)
     fleet.confirm(1)
     fleet.services.upgrades.receive_report(fleet.vin(1), fleet.report(1, f"OTA-{task.id}-1"), fleet.now)
@@ -502,4 +505,7 @@ def test_the_log_says_who_said_what(fleet, task, visit, words):
     log = text[text.index(f"Log of {fleet.vin(1)}") : text.index(f"Log of {fleet.vin(2)}")]
     assert re.search(r"Unapproved a person .* Approved a person .* Downloading the unit, not signed", log)
     assert re.search(r"Upgrade succeeded a signed report .* signed report OTA-1-1 succeeded", log)
-    assert "Attempt 1 · last message" in text
+    assert "Attempt 1 · last message 16:02:00" in text
+    assert text.count("no message yet") == 2
+    heard = [upgrade.last_message_at for upgrade in fleet.detail(task).upgrades.items]
+    assert heard == [fleet.now, None, None]
