@@ -30,6 +30,8 @@ SIZE_BYTES_MAX = 64
 J1939_SIZE_BYTES_MAX = 1785
 # cantools and we keep one branch per multiplexer number; a range of billions would be memory, not a layout.
 MULTIPLEXER_NUMBERS_MAX = 65536
+# cantools and our compiler walk them level by level, each level some calls deep; Python allows 1000. Files in use have three.
+MULTIPLEXERS_NESTED_MAX = 32
 
 _NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
 _MESSAGE = re.compile(r"BO_ (\d+) (\w+) : (\d+)(?: (\w+))?$")
@@ -524,6 +526,12 @@ class _Checker:
                     f"circular multiplexers ({message.name}.{signal.name})",
                 )
                 self.drop(message, signal)
+        for signal in [each for each in message.signals.values() if _depth(message, each) > MULTIPLEXERS_NESTED_MAX]:
+            self.error(
+                signal.line,
+                f"more than {MULTIPLEXERS_NESTED_MAX} multiplexers one inside the other ({message.name}.{signal.name})",
+            )
+            self.drop(message, signal)
         if any(each.parent and each.parent not in message.signals for each in message.signals.values()):
             for signal in list(message.signals.values()):
                 if signal.parent and signal.parent not in message.signals:
@@ -596,6 +604,14 @@ def _meet(message: _Message, one: _Signal, other: _Signal) -> bool:
     """Whether two signals can be in the same frame."""
     numbers = dict(_conditions(message, one))
     return all(numbers.get(parent, chosen) & chosen for parent, chosen in _conditions(message, other))
+
+
+def _depth(message: _Message, signal: _Signal) -> int:
+    """How many multiplexers are above a signal."""
+    depth, parent = 0, signal.parent
+    while parent is not None and parent in message.signals:
+        depth, parent = depth + 1, message.signals[parent].parent
+    return depth
 
 
 def _conditions(message: _Message, signal: _Signal) -> list[tuple[str, frozenset[int]]]:

@@ -471,3 +471,18 @@ def test_a_codec_is_compiled_when_it_is_first_wanted(monkeypatch):
     assert set(compiled) == {"M7"}
     with pytest.raises(AttributeError, match="'Message' object has no attribute 'colour'"):
         database["M7"].colour  # noqa: B018
+
+
+@pytest.mark.parametrize("count", [31, 33, 450])
+def test_multiplexers_that_are_nested_too_deep_are_told_as_that(count):
+    """And what lies above them works, whatever else is on the stack by then."""
+    marks = ["M", *["m1M"] * (count - 1), "m1"]
+    lines = [f' SG_ S{at} {mark} : {at}|1@1+ (1,0) [0|1] "" A' for at, mark in enumerate(marks)]
+    lines += [f"SG_MUL_VAL_ 1 S{at} S{at - 1} 1-1;" for at in range(1, count + 1)]
+    database = loads("\n".join(["BU_: A", "BO_ 1 M: 64 A", *lines]))
+    lost = max(count - 32, 0)
+    assert len(database.faults) == lost
+    assert {each.reason.partition(" (")[0] for each in database.faults} <= {
+        "more than 32 multiplexers one inside the other"
+    }
+    assert len(database["M"].decode(b"\xff" * 64)) == count + 1 - lost
