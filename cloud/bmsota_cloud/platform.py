@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bmsota.gbt32960 import PlatformSession
+from bmsota.gbt32960 import PlatformOptions, PlatformSession
 from bmsota_cloud.api import device as device_api
 from bmsota_cloud.clock import wall_clock
 from bmsota_cloud.domain.clock_guard import ClockGuard
@@ -50,6 +50,11 @@ class Cloud:
     store: Store
     telemetry: TelemetryStore
     clock: Callable[[], datetime]
+    link_options: PlatformOptions = field(init=False)
+    """Of every link whose vehicle is not known yet: one object for all, which so stays in the processor's caches."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "link_options", platform_options(self.settings))
 
     def now(self) -> datetime:
         """The platform's time; in a simulation, that of the simulation."""
@@ -72,7 +77,7 @@ class Cloud:
         return GatewayLink(
             self.services,
             self.router,
-            session=PlatformSession(options=platform_options(self.settings)),
+            session=PlatformSession(options=self.link_options),
             wake=wake,
             address=network_of(address),
             submit=submit,

@@ -143,6 +143,8 @@ _S = PlatformState
 # Asked for with every report: an enumeration looks its members up each time.
 _LOGGED_IN: Final = PlatformState.LOGGED_IN
 _CLOSED: Final = PlatformState.CLOSED
+_HEARTBEAT_SIZE_BYTES: Final = HEADER_SIZE_BYTES + 1
+"""A header, no data unit, a check byte (B.3.6)."""
 _COMMAND: Final = int(ReplyFlag.COMMAND)
 _SUCCESS: Final = int(ReplyFlag.SUCCESS)
 _REPORTS: Final = frozenset({Command.REALTIME_REPORT, Command.BACKFILL_REPORT})
@@ -358,10 +360,12 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
 
         Whatever is taken here leads to the same events and answers as `_receive` would give.
         """
-        if self._heartbeat is not None and data == self._heartbeat[0]:
+        size = len(data)
+        # The size first: a heartbeat is looked at where one came, and what is not looked at need not be in the processor's caches.
+        if size == _HEARTBEAT_SIZE_BYTES and self._heartbeat is not None and data == self._heartbeat[0]:
             self._heard_ns = now_ns
             self._garbage_size_bytes = 0
-            self._reader.pass_over(len(data))
+            self._reader.pass_over(size)
             self._send(self._heartbeat[1])
             self._events.append(self._heartbeat[2])
             return b""
@@ -370,7 +374,6 @@ class PlatformSession(BaseSession[PlatformState, PlatformEvent]):
             return data
         vin, events = self._vin, self._events
         assert vin is not None
-        size = len(data)
         at = 0
         while data.startswith(heads, at) and at + HEADER_SIZE_BYTES < size:
             end = at + HEADER_SIZE_BYTES + ((data[at + 22] << 8) | data[at + 23]) + 1

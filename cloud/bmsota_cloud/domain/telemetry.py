@@ -100,6 +100,8 @@ class StoredFrame:
     """Why its tail could not be decoded; empty if it could."""
     is_time_plausible: bool = True
     """False: more than 5 minutes ahead of its arrival, or before 2010. Such a frame orders nothing."""
+    is_check_right: bool = field(default=False, compare=False)
+    """The check byte of `clear` is known to be right: the session has looked. Else who stores it looks."""
 
 
 # Made for nearly every report, and written as it is: a tuple.

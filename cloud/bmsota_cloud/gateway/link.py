@@ -95,6 +95,37 @@ _JOBS_MAX = 16
 class GatewayLink:
     """See the module's docstring."""
 
+    # A link is looked at when everything about it has left the processor's caches: without a dictionary there is less to fetch.
+    __slots__ = (
+        "_acknowledges",
+        "_forwarded",
+        "_has_called",
+        "_is_followed",
+        "_is_gone",
+        "_is_superseded",
+        "_is_taking",
+        "_is_woken",
+        "_jobs",
+        "_link_id",
+        "_must_look",
+        "_options_of",
+        "_owed",
+        "_peers",
+        "_refusals",
+        "_router",
+        "_router_links",
+        "_send_driver",
+        "_sent_order_id",
+        "_services",
+        "_session",
+        "_silence_ns",
+        "_submit_job",
+        "_vin_finder",
+        "_wake_driver",
+        "is_closing",
+        "vin",
+    )
+
     def __init__(
         self,
         services: Services,
@@ -681,6 +712,7 @@ def _stored_frame(event: ReportReceived, now_ns: int) -> StoredFrame:
         is_backfill=event.is_backfill,
         fault="" if event.fault is None else str(event.fault),
         is_time_plausible=is_plausible_time(event.reported_at_s, now_ns),
+        is_check_right=True,
     )
 
 

@@ -301,4 +301,5 @@ def _as_bytes(frame: StoredFrame) -> StoredFrame:
         arrived_at_ns=min(max(frame.arrived_at_ns, 0), 2**63 - 1),
         fault=frame.fault or "not stored as a report; see the log",
         is_time_plausible=False,
+        is_check_right=False,
     )

@@ -7,6 +7,7 @@ from bmsota_cloud.services import LinkKeys
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from bmsota.checksums import bcc_xor
 from bmsota.gbt32960 import (
     CipherMode,
     CipherPadding,
@@ -140,6 +141,26 @@ def test_each_vehicle_is_deciphered_with_its_own_key(new_world, piece):
         assert vehicle.soc() == 50
     world.register(3)
     assert Vehicle(world, 3, piece=piece).is_logged_in, "in the clear as before"
+
+
+@pytest.mark.parametrize("own", [None, cipher(1)])
+@pytest.mark.parametrize("end", [b"", b"\x09\x01"])
+def test_the_check_byte_of_what_is_kept_in_the_clear_is_right(new_world, monkeypatch, own, end):
+    """Said by the link, and so not looked at again; also of a report whose tail is wrong."""
+    world = new_world(settings={"link_keys": LinkKeys(default=cipher(1))})
+    vin = world.register(1)
+    vehicle = Vehicle(world, 1, cipher=own)
+    found = []
+    monkeypatch.setattr(world.services.ingest, "accept", lambda frame, done: found.append(frame))
+    unit = encode(Frame(command=Command.REALTIME_REPORT, vin=vin, message=Report(beijing_time(world.now_ns), (BODY,))))
+    plain = RawMessage(unit[24:-1] + end, is_plain=True)
+    encryption = Encryption.NONE if own is None else Encryption.AES
+    raw = encode(Frame(command=Command.REALTIME_REPORT, vin=vin, message=plain, encryption=encryption), cipher=own)
+    vehicle.link.receive_data(raw, world.now_ns)
+    (frame,) = found
+    assert (frame.frame, frame.clear[24:-1], bool(frame.fault)) == (raw, plain.data, bool(end))
+    assert frame.is_check_right
+    assert bcc_xor(frame.clear[2:]) == 0
 
 
 @pytest.mark.parametrize("piece", [1 << 20, 1])

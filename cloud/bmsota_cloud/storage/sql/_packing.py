@@ -105,7 +105,7 @@ def pack(frame: StoredFrame) -> Row:
         form
         and 0 <= size <= 0xFFFF
         and clear[4:_TIME_END] == _vin_bytes(frame.vin) + _IN_THE_CLEAR + size.to_bytes(2, "big") + _time_bytes(at_s)
-        and not bcc_xor(clear)
+        and (frame.is_check_right or not bcc_xor(clear))
     ):
         kept = clear[_TIME_END:-1]
     else:
