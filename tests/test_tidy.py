@@ -185,11 +185,13 @@ CLOUD_MAY_IMPORT: dict[str, set[str]] = {
         "mail",
         "platform",
         "platform_logins",
+        "remote_commands",
         "services",
         "tls",
         "vehicle_file",
         "wiring",
     },
+    "remote_commands.py": set(),
     "vehicle_file.py": {"domain", "services"},
     "__init__.py": set(),
 }

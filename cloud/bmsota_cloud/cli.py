@@ -1,4 +1,6 @@
-"""`bmsota-cloud`: run the platform, create an account, register vehicles, back up, restore, check, receive mails.
+"""`bmsota-cloud`: set up and run the platform, manage accounts and projects, register vehicles, back up, restore, check, receive mails.
+
+`release`, `task` and `export` speak to a running platform (`remote_commands`); all others work in the data folder.
 
 Exit codes: 0 done, or stopped by Ctrl-C, SIGTERM or SIGHUP; 1 refused (the account exists, a key or the configuration file is wrong, an address
 is taken), with lines that say why; 2 usage error.
@@ -7,6 +9,7 @@ is taken), with lines that say why; 2 usage error.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -29,11 +32,13 @@ from bmsota_cloud.clock import wall_clock
 from bmsota_cloud.config import REPORT_KEEP_DAYS_MIN, load_config, origin, proxy, tiles
 from bmsota_cloud.config import gateway_name as gateway_name_of
 from bmsota_cloud.domain.accounts import Role, Scope, ScopeKind
+from bmsota_cloud.domain.projects import ApprovalWay
 from bmsota_cloud.keys import load_keys
 from bmsota_cloud.link_keys import is_readable_by_others, load_link_keys, load_report_verifier
 from bmsota_cloud.mail import MailSink, SmtpTarget
-from bmsota_cloud.platform import build_cloud
+from bmsota_cloud.platform import Cloud, build_cloud
 from bmsota_cloud.platform_logins import load_platform_logins
+from bmsota_cloud.remote_commands import export_app, release_app, task_app
 from bmsota_cloud.services import LINKS_MAX, LinkKeys, PlatformKeys, PlatformSettings
 from bmsota_cloud.tls import server_context
 from bmsota_cloud.vehicle_file import load_vehicles
@@ -55,6 +60,12 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_comp
 
 vehicle_app = typer.Typer(no_args_is_help=True, help="Vehicles.")
 app.add_typer(vehicle_app, name="vehicle")
+
+user_app = typer.Typer(no_args_is_help=True, help="Accounts in the data folder.")
+project_app = typer.Typer(no_args_is_help=True, help="Projects in the data folder.")
+for name, commands in (("user", user_app), ("project", project_app), ("release", release_app), ("task", task_app)):
+    app.add_typer(commands, name=name)
+app.command("export")(export_app)
 
 _DATA = "Data"
 _WEB = "Pages and APIs"
@@ -449,6 +460,7 @@ async def _serve(options: ServeOptions) -> None:
         raise OSError("a part of the platform ended unexpectedly; see the log")
 
 
+@user_app.command("add")
 @app.command()
 def create_account(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Login name: a-z 0-9 . _ -")],
@@ -482,6 +494,130 @@ def create_account(
         _refuse(error)
     sees = "" if account.scope.is_everything else f", sees {account.scope}"
     typer.echo(f"created {name} ({role}){sees}")
+
+
+@app.command()
+def init(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Write this configuration file.")] = Path(
+        "bmsota-cloud.toml"
+    ),
+    admin: Annotated[str, typer.Option(help="Login name of the first administrator.")] = "admin",
+    email: Annotated[str, typer.Option(help="Mail address of the first administrator.")] = "admin@localhost",
+    public_url: Annotated[
+        str, typer.Option(callback=_as_origin, help="Address of the platform for units and mails.")
+    ] = "",
+    data: Annotated[Path, typer.Option("--data", help="Keep databases and keys in this folder.")] = Path("cloud-data"),
+) -> None:
+    """Set up a platform: configuration file, data folder with its key, first administrator.
+
+    The password is read from BMSOTA_CLOUD_PASSWORD, or prompted for. Nothing that is there already is changed.
+    """
+    if config.exists():
+        _refuse(ConfigurationError(f"{config} is there already; nothing was changed"))
+    password = os.environ.get(_PASSWORD_VARIABLE) or typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+    lines = [f"data = {_toml(os.path.relpath(data, config.parent))}"]
+    lines += [f"public-url = {_toml(public_url)}"] if public_url else []
+    lines += ["# Releases that may be uploaded: the public keys that sign them.", '# manifest-key = ["release.pem"]']
+    lines += ['# image-key = ["image.pem"]']
+    try:
+        cloud = build_cloud(keys=load_keys(data, manifest_keys=[], image_keys=[]), data_dir=data)
+        try:
+            cloud.services.accounts.create(
+                name=admin, email=email, role=Role.ADMINISTRATOR, password=password, now=wall_clock()
+            )
+        finally:
+            cloud.close()
+        with config.open("x", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+    except (BmsotaError, OSError) as error:
+        _refuse(error)
+    typer.echo(f"created {data}, {config} and the administrator {admin}")
+    typer.echo(f"next: bmsota-cloud serve --config {config}")
+
+
+def _toml(text: str) -> str:
+    """A string of TOML; JSON's are."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+AccountName = Annotated[str, typer.Argument(metavar="NAME", help="Login name of the account.")]
+
+
+@user_app.command("disable")
+def user_disable(
+    name: AccountName, data: DataFolder = Path("cloud-data"), config: ConfigFile = None, database: Database = ""
+) -> None:
+    """End the sessions of an account, and let it open no other; its API tokens are dead meanwhile."""
+    del config  # `_read_config` has read it.
+    with _platform_in(data, database) as cloud:
+        cloud.services.accounts.disable(name, by=None, now=wall_clock())
+    typer.echo(f"disabled {name}")
+
+
+@user_app.command("enable")
+def user_enable(
+    name: AccountName, data: DataFolder = Path("cloud-data"), config: ConfigFile = None, database: Database = ""
+) -> None:
+    """Let a disabled account log in again."""
+    del config
+    with _platform_in(data, database) as cloud:
+        cloud.services.accounts.enable(name, by=None, now=wall_clock())
+    typer.echo(f"enabled {name}")
+
+
+@user_app.command("password")
+def user_password(
+    name: AccountName, data: DataFolder = Path("cloud-data"), config: ConfigFile = None, database: Database = ""
+) -> None:
+    """Give an account another password, and end its sessions and API tokens.
+
+    The password is read from BMSOTA_CLOUD_PASSWORD, or prompted for.
+    """
+    del config
+    password = os.environ.get(_PASSWORD_VARIABLE) or typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+    with _platform_in(data, database) as cloud:
+        cloud.services.accounts.reset(name, password=password, by=None, now=wall_clock())
+    typer.echo(f"{name} has another password")
+
+
+@project_app.command("set")
+def project_set(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the project.")],
+    audit_mailbox: Annotated[str, typer.Option(help="Send the codes of tasks to this mail address.")],
+    approval: Annotated[ApprovalWay, typer.Option(help="Who types the code.")] = ApprovalWay.AUDIT_MAILBOX,
+    starter: Annotated[
+        list[str] | None, typer.Option(help="Let only this account start tasks; may be given several times.")
+    ] = None,
+    data: DataFolder = Path("cloud-data"),
+    config: ConfigFile = None,
+    database: Database = "",
+) -> None:
+    """Set how the tasks of a project are approved. Codes that were mailed before are void."""
+    del config
+    with _platform_in(data, database) as cloud:
+        cloud.services.projects.configure(
+            name, audit_mailbox=audit_mailbox, approval=approval, starters=starter or (), by=None, now=wall_clock()
+        )
+    typer.echo(f"project {name}: codes go to {audit_mailbox}")
+
+
+@contextmanager
+def _platform_in(data: Path, database: str) -> Iterator[Cloud]:
+    """The platform in the data folder, which must be there; no key is needed, and none is made."""
+    if not database and not (data / "platform.sqlite").exists():
+        _refuse(
+            ConfigurationError(
+                f"no platform in {data}; set one up with bmsota-cloud init, or name its folder with --data"
+            )
+        )
+    try:
+        cloud = build_cloud(keys=_no_keys(), data_dir=data, database_url=database)
+        try:
+            yield cloud
+        finally:
+            cloud.close()
+    except (BmsotaError, OSError) as error:
+        _refuse(error)
 
 
 @vehicle_app.command("import")

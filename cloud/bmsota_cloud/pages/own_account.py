@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of the endpoints at run time.
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request
@@ -62,7 +63,7 @@ def add_own_account_pages(router: APIRouter, site: Site) -> None:
         return RedirectResponse(_HERE, 303)
 
     def show(
-        visitor: Visitor, typed: dict[str, object], *, error: CloudError | None = None, secret: str = ""
+        visitor: Visitor, typed: Mapping[str, object], *, error: CloudError | None = None, secret: str = ""
     ) -> HTMLResponse:
         return site.show(
             "accounts/own.html",

@@ -178,7 +178,7 @@ class AccountService:
             act.detail = f"{before} -> {after}"
         return changed
 
-    def disable(self, name: str, *, by: Account, now: datetime, address: str = "") -> Account:
+    def disable(self, name: str, *, by: Account | None, now: datetime, address: str = "") -> Account:
         """End all sessions of an account and let it open no other. It stays, because the audit log and tasks name it.
 
         Raises:
@@ -190,7 +190,7 @@ class AccountService:
             act.work.accounts.delete_sessions_of(name)
         return changed
 
-    def enable(self, name: str, *, by: Account, now: datetime, address: str = "") -> Account:
+    def enable(self, name: str, *, by: Account | None, now: datetime, address: str = "") -> Account:
         """Let a disabled account log in again, with the password that it had.
 
         Raises:
@@ -201,7 +201,7 @@ class AccountService:
             act.work.accounts.save(changed)
         return changed
 
-    def reset(self, name: str, *, password: str, by: Account, now: datetime, address: str = "") -> None:
+    def reset(self, name: str, *, password: str, by: Account | None, now: datetime, address: str = "") -> None:
         """Give an account another password, and end all its sessions and API tokens.
 
         Raises:
@@ -209,7 +209,7 @@ class AccountService:
             InvalidInputError: *password* can't be used.
             OverloadedError: too many passwords are being checked.
         """
-        may_hash = by.may(Permission.ACCOUNT_MANAGE) and _is_usable(password)
+        may_hash = (by is None or by.may(Permission.ACCOUNT_MANAGE)) and _is_usable(password)
         password_hash = self._passwords.hash(password) if may_hash else ""
         with self._managing(name, "account.reset", by, now, address) as (act, account):
             _check_new_password(password)
@@ -220,10 +220,17 @@ class AccountService:
 
     @contextmanager
     def _managing(
-        self, name: str, action: str, by: Account, now: datetime, address: str
+        self, name: str, action: str, by: Account | None, now: datetime, address: str
     ) -> Iterator[tuple[Act, Account]]:
-        subject = f"account {name[:64]}"
-        with acting(self._context, who=by.name, action=action, subject=subject, now=now, address=address) as act:
+        """*by* is None only for the command line, whose user owns the data folder anyway."""
+        who, subject = "platform" if by is None else by.name, f"account {name[:64]}"
+        with acting(self._context, who=who, action=action, subject=subject, now=now, address=address) as act:
+            if by is None:
+                account = act.work.accounts.lock(name)
+                if account is None:
+                    raise NotFoundError("no-such-account", f"no account {name[:64]}")
+                yield act, account
+                return
             require(by, Permission.ACCOUNT_MANAGE)
             if name == by.name:
                 raise ConflictError("own-account", f"{name} is your own account; have another administrator do it")

@@ -13,6 +13,7 @@ from bmsota_cloud.domain.customers import Customer
 from bmsota_cloud.domain.device import DeviceSession
 from bmsota_cloud.domain.equipment import ChangeStatus, EquipmentChange
 from bmsota_cloud.domain.errors import ConflictError
+from bmsota_cloud.domain.exports import ExportFormat, ExportJob, ExportStatus
 from bmsota_cloud.domain.histories import LocalUpgradeRow
 from bmsota_cloud.domain.ota_tasks import (
     ActKind,
@@ -32,6 +33,7 @@ from bmsota_cloud.domain.presence import GatewayLease, LeaseCheck, Presence, Veh
 from bmsota_cloud.domain.projects import ApprovalWay, Project
 from bmsota_cloud.domain.refusals import Refusal, RefusalCause
 from bmsota_cloud.domain.releases import Release
+from bmsota_cloud.domain.tokens import ApiToken
 from bmsota_cloud.domain.vehicles import Vehicle, VehicleFilter
 from bmsota_cloud.storage.base import TimesAllowed
 from bmsota_cloud.storage.schema import PLATFORM
@@ -102,8 +104,86 @@ def task_of(number: int) -> OtaTask:
     )
 
 
+def export_of(owner: str) -> ExportJob:
+    return ExportJob(
+        id=0,
+        owner=owner,
+        created_at=NOW,
+        format=ExportFormat.PARQUET,
+        project="p",
+        series="",
+        text="",
+        is_online=None,
+        since=NOW - timedelta(days=1),
+        until=NOW,
+        vehicles=2,
+    )
+
+
+def account(name: str) -> Account:
+    return Account(name=name, email="a@b", role=Role.OPERATOR, password_hash="h", created_at=NOW)
+
+
 class StoreContract:
     """Subclassed for every store; `store` is a fixture."""
+
+    def test_exports_are_taken_kept_and_forgotten(self, store):
+        later = NOW + timedelta(minutes=2)
+        with store.transaction() as work:
+            work.accounts.add(account("carol"))
+            work.accounts.add(account("olaf"))
+            first = work.exports.add(export_of("carol"), [vehicle(1).vin, vehicle(2).vin])
+            second = work.exports.add(export_of("olaf"), [])
+        with store.reading() as work:
+            assert work.exports.get(first.id) == first
+            assert work.exports.vins(first.id) == (vehicle(1).vin, vehicle(2).vin)
+            assert (work.exports.unfinished("carol"), work.exports.files("carol")) == (1, 0)
+            assert work.exports.page(PageRequest()).items == (second, first)
+            assert work.exports.page(PageRequest(), owner="carol").items == (first,)
+        with store.transaction() as work:
+            taken = work.exports.take(NOW, by="one", until=later, claim_s=120)
+            assert taken == work.exports.get(first.id)
+            assert (taken.status, taken.attempts, taken.claimed_by) == (ExportStatus.RUNNING, 1, "one")
+            assert work.exports.take(NOW, by="two", until=later, claim_s=120).id == second.id
+            assert work.exports.take(NOW, by="three", until=later, claim_s=120) is None
+            # Its own is taken again; an ended claim by anybody; one that reaches too far by anybody, too.
+            assert work.exports.take(NOW, by="one", until=later, claim_s=120).attempts == 2
+            assert work.exports.take(later, by="three", until=later, claim_s=120).id == first.id
+            work.exports.save(replace(taken, status=ExportStatus.DONE, ended_at=NOW, claimed_until=None))
+            assert work.exports.take(NOW, by="three", until=later, claim_s=60).id == second.id
+        with store.transaction() as work:
+            assert work.exports.files("carol") == 1
+            assert work.exports.with_file() == {first.id, second.id}
+            assert [job.id for job in work.exports.done_before(later)] == [first.id]
+            assert work.exports.done_before(NOW) == ()
+            assert work.exports.forget(later) == 0
+            work.exports.save(replace(work.exports.get(first.id), status=ExportStatus.DELETED))
+            assert work.exports.forget(later) == 1
+            assert (work.exports.get(first.id), work.exports.vins(first.id)) == (None, ())
+
+    def test_api_tokens(self, store):
+        token = ApiToken(
+            token_sha256=b"t" * 32,
+            account_name="carol",
+            name="ci",
+            permissions=("ota.read", "vehicle.read"),
+            created_at=NOW,
+            expires_at=NOW + timedelta(days=1),
+        )
+        with store.transaction() as work:
+            work.accounts.add(account("carol"))
+            work.accounts.add_token(token)
+            with pytest.raises(ConflictError):
+                work.accounts.add_token(replace(token, token_sha256=b"u" * 32))
+            work.accounts.save_token(used := replace(token, last_used_at=NOW, last_address="192.0.2.1"))
+        with store.transaction() as work:
+            assert work.accounts.token(token.token_sha256) == used
+            assert work.accounts.tokens_of("carol") == (used,)
+            work.accounts.delete_token(b"v" * 32)
+            work.accounts.delete_tokens_of("olaf")
+            assert work.accounts.tokens_of("carol") == (used,)
+            work.accounts.delete_tokens_of("carol")
+            assert work.accounts.token(token.token_sha256) is None
 
     def test_what_was_written_is_read_back_equal(self, store):
         with store.transaction() as work:
