@@ -160,6 +160,44 @@ def test_a_file_that_is_no_csv_or_too_long_for_one_request_is_refused():
     assert [entry.place for entry in parse(head + "a,F7\n\nc,F7\n")] == ["f.csv:2", "f.csv:4"]
 
 
+def test_equipment_data_of_a_file_is_registered_and_later_replaced(world, client, bearer):
+    def send(text):
+        files = {"file": ("fleet.csv", text)}
+        answer = client.post(
+            "/api/v1/vehicles/import", data={"project": "Harbour"}, files=files, headers=bearer("carol")
+        )
+        return answer.json()
+
+    def known(vin):
+        found = client.get(f"/api/v1/vehicles/{vin}", headers=bearer("vera")).json()
+        return [found[name] for name in ("battery_number", "frame_number", "model", "plate", "city")]
+
+    head = "vin,series,battery_number,frame_number,vehicle_model,plate,city\n"
+    assert send(f"{head}{ONE},F7,B-1,FR-1,K9,沪A 1,上海\n{TWO},F7\n") == {"registered": 2, "present": 0, "changed": 0}
+    assert (known(ONE), known(TWO)) == (["B-1", "FR-1", "K9", "沪A 1", "上海"], [""] * 5)
+    assert send(f"{head}{ONE},F7,,,,沪A 2,\n{TWO},F7,,,,,\n") == {"registered": 0, "present": 1, "changed": 1}
+    assert known(ONE) == ["B-1", "FR-1", "K9", "沪A 2", "上海"]
+    refused = send(f"{head}{ONE},F7,,,,{'x' * 65},\n{TWO},F7,,,,沪A 3,\n")
+    assert "fleet.csv:2: plate: expected up to 64 printable characters" in refused["detail"]
+    assert known(TWO)[3] == ""
+    entry = client.get("/api/v1/audit?action=vehicle.equipment", headers=bearer("alan")).json()["items"][0]
+    assert (entry["who"], entry["detail"]) == ("carol", "plate: 沪A 1 -> 沪A 2")
+
+
+def test_equipment_data_is_replaced_over_rest_within_the_scope(world, client, bearer):
+    vin = world.register(1)
+    body = {"plate": " HH-AB 1 ", "city": "Hamburg"}
+    answer = client.put(f"/api/v1/vehicles/{vin}/equipment", json=body, headers=bearer("carol")).json()
+    assert (answer["plate"], answer["city"], answer["model"]) == ("HH-AB 1", "Hamburg", "")
+    for wrong in ("a\u202eb\n", "x" * 65):
+        answer = client.put(f"/api/v1/vehicles/{vin}/equipment", json={"plate": wrong}, headers=bearer("carol"))
+        assert (answer.status_code, answer.json()["error"]) == (422, "bad-plate")
+    answer = client.put(f"/api/v1/vehicles/{vin}/equipment", json=body, headers=bearer("vera"))
+    assert answer.status_code == 403
+    found = client.get("/api/v1/vehicles?text=hh-ab", headers=bearer("vera")).json()
+    assert [item["vin"] for item in found["items"]] == [vin]
+
+
 def test_a_file_by_the_api(world, client, bearer):
     """As the page does; a refusal is a line of the audit log, with the address it came from."""
 

@@ -46,7 +46,7 @@ def test_the_platform_has_the_pages(fleet):
         TestClient(app, base_url="http://cloud.example:8080") as client,
     ):
         answer = client.post("/login", data={"name": "vera", "password": "correct horse battery"})
-        assert answer.url.path == "/vehicles"
+        assert answer.url.path == "/"
         assert fleet.vin(1) in answer.text
         assert answer.headers.get_list("content-security-policy") == [HEADERS["Content-Security-Policy"]]
         assert client.get("/static/app.css").status_code == 200
@@ -94,11 +94,12 @@ def test_every_live_route_is_for_those_who_are_logged_in(world):
         for route in build_router(world.services, world.cloud.settings, world.cloud.clock).routes
         if isinstance(route, WebSocketRoute)
     }
-    assert found == {"/live/vehicles/{vin}", "/live/ota/tasks/{task_id}"}
+    assert found == {"/live/overview", "/live/vehicles/{vin}", "/live/ota/tasks/{task_id}"}
 
 
 PATHS = (
     "/login",
+    "/",
     "/vehicles",
     "/vehicles/TESTVEHICLE000001/real-time",
     "/vehicles/TESTVEHICLE000001/upgrades",

@@ -42,7 +42,7 @@ def task(fleet):
 # -- who may listen ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/live/vehicles/TESTVEHICLE000001", "/live/ota/tasks/1"])
+@pytest.mark.parametrize("path", ["/live/overview", "/live/vehicles/TESTVEHICLE000001", "/live/ota/tasks/1"])
 def test_a_stranger_hears_nothing(fleet, stranger, path):
     with stranger.live(path) as socket:
         assert close_code(socket) == 4401

@@ -27,6 +27,7 @@ from bmsota.gbt32960 import (
     FaultChanges,
     FaultState,
     Frame,
+    Position,
     ProbeTemperatures,
     RawBody,
     Report,
@@ -293,6 +294,8 @@ def test_columns_and_single_decoding_give_the_same_facts(edition):
             frame(vehicle(Sentinel.ABNORMAL, Sentinel.INVALID, Sentinel.ABNORMAL, Sentinel.INVALID), vehicle(11)),
             frame(UserDefined(0x83, b"ab"), RawBody(0x0A, b"\x01")),
             frame(),
+            *(frame(Position(True, 121.473701, latitude)) for latitude in (31.230416, Sentinel.INVALID, -33.9)),
+            *(frame(Position(valid, -70.5, -33.5), vehicle(5)) for valid in (True, False)),
         ]
     else:
         levels = (AlarmLevel(1, 2),)
@@ -318,6 +321,25 @@ def test_frames_of_one_layout_are_read_in_columns_whatever_is_missing(bodies, mo
     for facts, single in zip(reader.facts([frame.clear for frame in frames]), expected, strict=True):
         assert facts._replace(coverage=None) == single._replace(coverage=None)
         assert (facts.coverage.kinds, facts.coverage.parts) == (single.coverage.kinds, single.coverage.parts)
+
+
+def test_the_last_valid_position_stays_until_there_is_another(platform):
+    def place():
+        state = platform.state()
+        return state.latitude_deg, state.longitude_deg, state.is_position_valid
+
+    platform.put(frame(Position(False, 1.0, 2.0)))
+    assert place() == (2.0, 1.0, False)
+    platform.put(frame(Position(True, 121.473701, 31.230416), at=10))
+    assert place() == (31.230416, 121.473701, True)
+    platform.put(frame(Position(False, 0.0, 0.0), at=20))
+    assert place() == (31.230416, 121.473701, False)
+    platform.put(frame(Position(True, Sentinel.INVALID, 10.0), vehicle(12), at=30))
+    assert place() == (31.230416, 121.473701, False)
+    platform.put(frame(Position(True, -70.5, -33.5), at=40))
+    assert place() == (-33.5, -70.5, True)
+    platform.put(frame(Position(True, 5.0, 5.0), at=15, arrived=50, is_backfill=True))
+    assert place() == (-33.5, -70.5, True)
 
 
 # -- events ------------------------------------------------------------------------------------------------------------

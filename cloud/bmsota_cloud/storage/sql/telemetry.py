@@ -360,12 +360,14 @@ class SqlTelemetryStore:
     def alarm_levels(self) -> Mapping[str, int]:
         c = t.newest_state.c
         with _refusals(), self._database.reading() as connection:
-            return dict(connection.execute(select(c.vin, c.alarm_level).where(c.alarm_level > 0)).all())
+            found = connection.execute(select(c.vin, c.alarm_level).where(c.alarm_level > 0)).all()
+        return {row[0]: row[1] for row in found}
 
     def newest_values(self, name: Literal["soc_pct", "last_seen_at_ns"]) -> Mapping[str, float | None]:
         c = t.newest_state.c
         with _refusals(), self._database.reading() as connection:
-            return dict(connection.execute(select(c.vin, c[name])).all())
+            found = connection.execute(select(c.vin, c[name])).all()
+        return {row[0]: row[1] for row in found}
 
     def events(
         self,
