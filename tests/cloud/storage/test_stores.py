@@ -34,7 +34,7 @@ from bmsota_cloud.domain.projects import ApprovalWay, Project
 from bmsota_cloud.domain.refusals import Refusal, RefusalCause
 from bmsota_cloud.domain.releases import Release
 from bmsota_cloud.domain.tokens import ApiToken
-from bmsota_cloud.domain.vehicles import Vehicle, VehicleFilter
+from bmsota_cloud.domain.vehicles import NodeKind, Vehicle, VehicleFilter, VehicleNode
 from bmsota_cloud.storage.base import TimesAllowed
 from bmsota_cloud.storage.schema import PLATFORM
 from bmsota_cloud.storage.sql import SqlStore, SqlTelemetryStore
@@ -452,6 +452,78 @@ class StoreContract:
             ((found, connection),) = work.vehicles.page(PageRequest(4, 1), VehicleFilter(), HERE, Scope())[0].items
         assert found.vin == vehicle(4).vin
         assert connection == VehicleConnection(is_online=False, since=NOW, left_at=NOW, login_serial=4)
+
+    def test_what_a_task_is_planned_from(self, store):
+        """The VINs of a choice are those of the list; what runs is counted; releases know their tasks, and a form its task."""
+        with store.transaction() as work:
+            work.customers.add(Customer(name="Port", created_at=NOW, created_by="adam"))
+            for number in range(1, 8):
+                owner = "Port" if number in (2, 5) else ""
+                project = "q" if number == 7 else "p"
+                work.vehicles.add(replace(vehicle(number), project=project, customer=owner))
+                for position in range(2 if number < 7 else 0):
+                    work.vehicles.save_node(
+                        VehicleNode(
+                            vin=vehicle(number).vin,
+                            position=position,
+                            kind=NodeKind.SLAVE if position else NodeKind.MASTER,
+                            hwid=f"N{number}-{position}",
+                            hardware_class="",
+                            # The slaves run what the masters of others run.
+                            version="2.1.0" if (number < 3) != bool(position) else "2.0.0",
+                            security_counter=1,
+                            serial="",
+                            state="running",
+                            updated_at=NOW,
+                            image_sha256="ab" * 32 if number == 1 else "",
+                        )
+                    )
+            work.presence.save(
+                [Presence(vin=vehicle(3).vin, gateway_id="here", link_id=1, since=NOW, login_serial=1)], []
+            )
+            ids = [
+                work.releases.add(replace(release_of(series, NOW), manifest_sha256=series * 32), b"", {}).id
+                for series in ("F7", "E7", "F8")
+            ]
+            tasks = [
+                work.ota_tasks.add(replace(task_of(number), project=project, form_token=token))
+                for number, project, token in ((1, "p", "a" * 32), (2, "q", ""), (3, "p", ""))
+            ]
+            for place, (task, release_id) in enumerate(zip(tasks, (ids[0], ids[0], ids[1]), strict=True), 1):
+                upgrades = [
+                    VehicleUpgrade(task_id=task.id, vin=vehicle(number).vin, place=number, release_id=release_id)
+                    for number in (place, place + 1)
+                ]
+                work.ota_tasks.add_upgrades(upgrades)
+        everything, of_p = Scope(), Scope(kind=ScopeKind.PROJECTS, projects=("p",))
+        with store.reading() as work:
+            for asked, scope, expected in (
+                (VehicleFilter(), everything, [1, 2, 3, 4, 5, 6, 7]),
+                (VehicleFilter(), of_p, [1, 2, 3, 4, 5, 6]),
+                (VehicleFilter(customer="Port"), everything, [2, 5]),
+                (VehicleFilter(master_version="2.1.0"), everything, [1, 2]),
+                (VehicleFilter(is_online=True), everything, [3]),
+                (VehicleFilter(is_online=False, project="p"), everything, [1, 2, 4, 5, 6]),
+                (VehicleFilter(text="%"), everything, []),
+            ):
+                vins = tuple(vehicle(number).vin for number in expected)
+                assert work.vehicles.matching(asked, HERE, scope, 50) == vins, asked
+                page, _ = work.vehicles.page(PageRequest(1, 50), asked, HERE, scope)
+                assert tuple(item.vin for item, _ in page.items) == vins, asked
+            assert len(work.vehicles.matching(VehicleFilter(), HERE, everything, 3)) == 3
+            known = (("F7", "2.0.0", "", 4), ("F7", "2.1.0", "", 1), ("F7", "2.1.0", "ab" * 32, 1))
+            assert sorted(work.vehicles.running(of_p)) == sorted(known)
+            assert work.vehicles.running(everything, project="q") == (("F7", "", "", 1),)
+            first, second, third = (task.id for task in tasks)
+            assert work.releases.used_by(ids, everything) == {ids[0]: (second, first), ids[1]: (third,), ids[2]: ()}
+            assert work.releases.used_by(ids, of_p) == {ids[0]: (first,), ids[1]: (third,), ids[2]: ()}
+            assert [release.id for release in work.releases.of_series(["F7", "F8"])] == [ids[2], ids[0]]
+            assert work.releases.all_series() == ("E7", "F7", "F8")
+            assert work.releases.page(PageRequest(), series="E7").total == 1
+            assert work.ota_tasks.by_form("a" * 32) == tasks[0]
+            assert work.ota_tasks.by_form("b" * 32) is None
+        with pytest.raises(ConflictError), store.transaction() as work:
+            work.ota_tasks.add(replace(task_of(4), form_token="a" * 32))
 
     def test_a_challenge_is_spent_once_until_it_expires(self, store):
         with store.transaction() as work:
