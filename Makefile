@@ -9,7 +9,7 @@ DEMO_STAMP := $(VENV)/.installed-demo
 # a test starts all of itself: minutes of `make test`.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo check fast-tests test all-tests test-long lint docs format bench wheel-test chromium postgresql gcc clean
+.PHONY: help demo check fast-tests test all-tests test-long lint docs format bench wheel-test chromium postgresql gcc faketime clean
 help:            ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -35,7 +35,7 @@ check: $(STAMP)  ## what to run before a commit: lint, types, docs, the fast tes
 fast-tests: $(STAMP) gcc ## the tests that take no more than a moment
 	$(BIN)/python -m pytest -q -n 2 -m "not slow and not long and not browser and not demo"
 
-test: $(STAMP) chromium postgresql gcc ## all tests, from the checkout and from the built wheel
+test: $(STAMP) chromium postgresql gcc faketime ## all tests, from the checkout and from the built wheel
 	$(MAKE) --jobs 2 all-tests wheel-test
 
 # Three workers, because some tests wait. tests/rigs/order.py has the longest begin.
@@ -72,6 +72,9 @@ postgresql:             ## the database server for the tests (Debian package, if
 
 gcc:                    ## the C compiler for the tests of the wire header (Debian package, if missing)
 	@sh scripts/ensure_gcc.sh
+
+faketime:               ## the library that gives a test's platform another clock (Debian package, if missing)
+	@sh scripts/ensure_faketime.sh
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache

@@ -15,7 +15,7 @@ from bmsota_cloud.clock import wall_clock_ns
 from bmsota.gbt32960 import Command, Frame, Report, TerminalSession, beijing_time, decode, encode
 
 # Four starts of a whole platform.
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None) or find_library("faketimeMT")
 VINS = [f"LANOTHERTIME{number:05d}" for number in range(3)]
