@@ -11,7 +11,7 @@ VENDOR := cloud/bmsota_cloud/pages/static/vendor/packages.json
 # a test starts all of itself: minutes of `make test`.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo check fast-tests test all-tests test-long lint docs format bench wheel-test frontend chromium postgresql gcc clean
+.PHONY: help demo check fast-tests test all-tests test-long lint docs format bench wheel-test frontend chromium postgresql gcc faketime clean
 help:            ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -41,7 +41,7 @@ check: $(STAMP)  ## what to run before a commit: lint, types, docs, the fast tes
 fast-tests: $(STAMP) $(VENDOR) gcc ## the tests that take no more than a moment
 	$(BIN)/python -m pytest -q -n 2 -m "not slow and not long and not browser and not demo"
 
-test: $(STAMP) $(VENDOR) chromium postgresql gcc ## all tests, from the checkout and from the built wheel
+test: $(STAMP) $(VENDOR) chromium postgresql gcc faketime ## all tests, from the checkout and from the built wheel
 	$(MAKE) --jobs 2 all-tests wheel-test
 
 # Three workers, because some tests wait. tests/rigs/order.py has the longest begin.
@@ -80,6 +80,9 @@ postgresql:             ## the database server for the tests (Debian package, if
 
 gcc:                    ## the C compiler for the tests of the wire header (Debian package, if missing)
 	@sh scripts/ensure_gcc.sh
+
+faketime:               ## the library that gives a test's platform another clock (Debian package, if missing)
+	@sh scripts/ensure_faketime.sh
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache cloud/frontend/node_modules $(dir $(VENDOR))

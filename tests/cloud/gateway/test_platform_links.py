@@ -226,6 +226,27 @@ def test_a_platform_whose_link_is_reset_loses_nothing_that_was_answered_and_come
 
 
 @pytest.mark.slow
+def test_a_platform_that_falls_silent_is_hung_up_on_and_its_vehicles_are_offline(play):
+    """Over a real socket. Its first heartbeat is its last word: only then does silence count."""
+
+    async def scene(peer):
+        assert await peer.log_in() == OK
+        assert await peer.vehicle(OURS) == OK
+        assert await peer.report(OURS) == OK
+        await peer.until(lambda: peer.online() == {OURS})
+        assert await peer.ask(Command.HEARTBEAT, CODE, Heartbeat()) == OK
+        async with asyncio.timeout(120):
+            assert await peer.reader.read() == b""
+        await peer.until(lambda: peer.online() == set())
+        assert peer.stored(OURS) == 1
+        again = await connect(peer.running)
+        assert await again.log_in() == OK
+        assert await again.vehicle(OURS, serial=2) == OK
+
+    play(scene, heartbeat_window_s=1)
+
+
+@pytest.mark.slow
 def test_a_vehicle_that_logs_in_elsewhere_leaves_the_platforms_link_and_the_others_stay(play):
     async def scene(peer):
         await peer.log_in()
