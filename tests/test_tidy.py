@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -60,8 +61,12 @@ def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def imported_modules(path: Path) -> set[str]:
-    """Absolute names of every module that *path* imports anywhere, also inside functions and for typing."""
+@cache
+def imported_modules(path: Path) -> frozenset[str]:
+    """Absolute names of every module that *path* imports anywhere, also inside functions and for typing.
+
+    Kept, because a file is asked about by several rules; the trees are not: they would be a burden for all tests after these.
+    """
     found: set[str] = set()
     place = relative(path).removeprefix("simulator/").removeprefix("cloud/")
     package = place.removesuffix(".py").removesuffix("/__init__").split("/")
@@ -75,7 +80,7 @@ def imported_modules(path: Path) -> set[str]:
                 base = ".".join([*package[:keep], *([node.module] if node.module else [])])
             found.add(base)
             found.update(f"{base}.{alias.name}" for alias in node.names)
-    return found
+    return frozenset(found)
 
 
 def roots(path: Path) -> set[str]:
@@ -90,7 +95,6 @@ def test_there_is_something_to_check():
     assert all(len(sources(folder)) > 5 for folder in OURS)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", sources("bmsota"), ids=relative)
 def test_the_library_imports_nothing_of_ours(path):
     assert not roots(path) & {"bmsota_sim", "bmsota_cloud", "tests", "benchmarks"}
@@ -103,7 +107,6 @@ def test_the_simulator_does_not_know_the_cloud(path):
         assert "bmsota_cloud" not in roots(path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", sources("cloud/bmsota_cloud"), ids=relative)
 def test_the_cloud_does_not_know_the_simulator(path):
     assert "bmsota_sim" not in roots(path)
@@ -134,7 +137,6 @@ def test_a_core_neither_opens_nor_waits_nor_reads_a_clock(path):
     }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in sources("bmsota") if is_core(path)], ids=relative)
 def test_a_core_does_not_know_the_edges_of_the_library(path):
     assert not {name for name in imported_modules(path) if name.startswith(("bmsota.adapters", "bmsota.cli"))}
@@ -245,7 +247,6 @@ def test_every_room_has_its_floor():
     assert rooms - {"__init__"} == set().union(*FLOORS)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", sources("bmsota"), ids=relative)
 def test_a_room_imports_only_what_stands_below_it(path):
     """Typing imports included."""

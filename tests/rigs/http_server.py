@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 from bmsota_cloud.wiring import build_app
+from lent_apps import lent_app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,11 +32,12 @@ def http_port(cloud: Cloud, *, send_buffer_bytes: int | None = None) -> Iterator
     listening = socket.create_server(("127.0.0.1", 0))
     if send_buffer_bytes is not None:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
-    config = uvicorn.Config(build_app(cloud), log_level="error", lifespan="off", timeout_graceful_shutdown=1)
-    server = Server(config)
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    yield listening.getsockname()[1]
-    server.should_exit = True
-    thread.join(LIMIT_S)
-    assert not thread.is_alive()
+    with lent_app(build_app, cloud) as app:
+        config = uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=1)
+        server = Server(config)
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        yield listening.getsockname()[1]
+        server.should_exit = True
+        thread.join(LIMIT_S)
+        assert not thread.is_alive()

@@ -25,6 +25,8 @@ from sqlalchemy import Connection, Engine, create_engine
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bmsota_cloud.storage.sql._silence import ServerWatch
+
 __all__ = ["cheap_databases", "dump", "migrate_by_copy"]
 
 
@@ -59,15 +61,15 @@ def cheap_databases() -> Iterator[None]:
     free: dict[tuple[str, float], list[Engine]] = defaultdict(list)
     lent: dict[Engine, tuple[str, float]] = {}
     # Who uses a store behind its end finds an empty database, and not that of another test.
-    ended = make(MEMORY, "OFF", 0.0)
+    ended, _ = make(MEMORY, "OFF", 0.0)
 
-    def lend(url: str, synchronous: str, busy_timeout_s: float) -> Engine:
+    def lend(url: str, synchronous: str, busy_timeout_s: float) -> tuple[Engine, ServerWatch | None]:
         if url != MEMORY:
             return make(url, synchronous, busy_timeout_s)
         kept = free[synchronous, busy_timeout_s]
-        engine = kept.pop() if kept else make(url, synchronous, busy_timeout_s)
+        engine = kept.pop() if kept else make(url, synchronous, busy_timeout_s)[0]
         lent[engine] = (synchronous, busy_timeout_s)
-        return engine
+        return engine, None
 
     def close_and_keep(database: SqlDatabase) -> None:
         close(database)

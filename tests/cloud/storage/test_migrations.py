@@ -14,6 +14,7 @@ from bmsota_cloud.domain.projects import ApprovalWay
 from bmsota_cloud.storage import schema
 from bmsota_cloud.storage.migrate import migrate
 from bmsota_cloud.storage.sql import SqlStore, SqlWork
+from bmsota_cloud.storage.sql._engine import MEMORY, SqlDatabase
 from new_databases import dump, migrate_by_copy
 from postgresql import some_database
 from sqlalchemy import create_engine, inspect
@@ -49,6 +50,20 @@ def test_the_copy_that_other_tests_start_with_is_what_the_migrations_leave(histo
             dumps.append(sorted(dump(connection)))
     assert dumps[0] == dumps[1]
     assert f"alembic_version_{history}" in "".join(dumps[1])
+
+
+def test_the_engine_of_a_store_in_memory_is_lent_again_and_is_empty():
+    """Or every test compiles all its queries again."""
+    engines = []
+    for _ in range(2):
+        database = SqlDatabase(MEMORY, history="platform", synchronous="OFF", busy_timeout_s=4.5)
+        engines.append(database._engine)
+        with database.writing() as connection:
+            assert connection.exec_driver_sql("SELECT count(*) FROM secret").scalar_one() == 0
+            connection.exec_driver_sql("INSERT INTO secret (name, value) VALUES ('n', x'00')")
+        database.close()
+        assert database._engine is not engines[-1]
+    assert engines[0] is engines[1]
 
 
 def test_what_an_older_platform_has_kept_is_there_after_the_upgrade():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -49,8 +50,9 @@ class Tables:
         values = values_of(item, without=_ID if counts else frozenset()) | more
         values = {name: value for name, value in values.items() if name in table.c}
         try:
-            # A savepoint, so that a refused row does not spoil the transaction on PostgreSQL.
-            with self._connection.begin_nested():
+            # A savepoint, so that a refused row does not spoil the transaction on PostgreSQL. On SQLite a refused statement undoes
+            # itself and nothing else.
+            with nullcontext() if self._connection.dialect.name == "sqlite" else self._connection.begin_nested():
                 result = self._connection.execute(insert(table).values(**values))
         except IntegrityError as error:
             raise ConflictError("already-there", f"this {_noun(table)} already exists") from error
