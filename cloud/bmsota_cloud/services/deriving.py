@@ -87,6 +87,7 @@ _HEAD_OF_1 = Struct(">BqqqhhhIH")
 _CODE = Struct(">BI")
 _DIGEST_SIZE_BYTES = 8
 _HAS_RUN, _HAS_TRACK, _HAS_CONFIGURATION = 1, 2, 4
+"""Which parts are behind the codes, in this order."""
 _TAIL_FLAGS = tuple(bytes([flags]) for flags in range(8))
 _RUN_KINDS = {RunKind.CHARGING: EventKind.CHARGING_RUN, RunKind.DRIVING: EventKind.DRIVING_RUN}
 _TIME = slice(24, 30)
@@ -143,8 +144,8 @@ class _Known:
         if codes:
             head += b"".join(_CODE.pack(*each) for each in codes)
         run, track, configuration = self.run.to_bytes(), self.track.to_bytes(), self.configuration
-        flags = (_HAS_RUN if run else 0) | (_HAS_TRACK if track else 0) | (_HAS_CONFIGURATION if configuration else 0)
-        return b"".join((head, flags.to_bytes(1), run, track, configuration))
+        flags = _TAIL_FLAGS[bool(run) + 2 * bool(track) + 4 * bool(configuration)]
+        return head + flags + run + track + configuration
 
     @classmethod
     def from_bytes(cls, data: bytes) -> tuple[_Known, int, tuple[int, int] | None] | None:
