@@ -150,7 +150,6 @@ _EXPECTED = {
     "bool_type": "expected true or false",
     "int_type": "expected a whole number",
     "list_type": "expected a list",
-    "literal_error": "expected {expected}",
     "string_type": "expected a text",
 }
 
@@ -206,7 +205,8 @@ def _faults(path: Path, error: ValidationError) -> list[str]:
             words = _EXPECTED.get(fault["type"]) or fault["msg"].removeprefix("Value error, ")
             if fault["type"] in {"greater_than_equal", "less_than_equal"}:
                 words = "expected {ge} to {le}".format(**_limits(name))
-            words = words.format(**fault.get("ctx", {}))
+            if fault["type"] == "literal_error":
+                words = f"expected {fault['ctx']['expected']}"
             got = "" if "got " in words else f", got {fault['input']!r}"[:200]
             lines.append(f"{path}: {name}: {words[:1].lower()}{words[1:]}{got}")
     return lines

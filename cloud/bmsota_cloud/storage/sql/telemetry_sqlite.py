@@ -588,7 +588,8 @@ class SqliteFrames:
             self._reader.in_order(_Days(self, name, vin), vin, *_bounds(name, since_s, until_s))
             for name in self._covering(since_s, until_s)
         ]
-        for _, row in heapq.merge(*found, key=itemgetter(0)):
+        merged = found[0] if len(found) == 1 else heapq.merge(*found, key=itemgetter(0))
+        for _, row in merged:
             yield unpack(vin, row)
 
     def unread(self, limit: int, writer: int | None = None, marks: Mapping[str, int] | None = None) -> Unread:
