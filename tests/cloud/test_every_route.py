@@ -448,6 +448,13 @@ READS_VEHICLES = {
     "GET /vehicles/{vin}/upgrade-history",
     "GET /vehicles/{vin}/refusals",
     "GET /equipment-changes",
+    "GET /overview",
+    "GET /overview/map",
+    "GET /vehicles/{vin}/runs",
+    "GET /vehicles/{vin}/faults",
+    "GET /vehicles/{vin}/track",
+    "GET /vehicles/{vin}/configuration",
+    "GET /vehicles/{vin}/configuration/changes",
 }
 
 

@@ -15,6 +15,7 @@ _SECTIONS: Final = (
     ("/manage/accounts", "Accounts", Permission.ACCOUNT_MANAGE),
     ("/manage/customers", "Customers", Permission.CUSTOMER_MANAGE),
     ("/manage/vehicles", "Vehicles", Permission.VEHICLE_REGISTER),
+    ("/refusals", "Heard but not admitted", Permission.REFUSAL_READ),
     ("/manage/audit", "Audit log", Permission.AUDIT_READ),
 )
 

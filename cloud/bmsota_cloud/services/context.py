@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bmsota.gbt32960 import DataUnitCipher, Layouts, ReportVerifier
     from bmsota.image import PublicKey
     from bmsota_cloud.domain.platform_peers import PlatformPeer
-    from bmsota_cloud.services.exports import ExportFiles
+    from bmsota_cloud.services.export_columns import ExportFiles
     from bmsota_cloud.services.live import LiveFeed
     from bmsota_cloud.services.presence import PresenceService
     from bmsota_cloud.storage.base import Store, TelemetryStore

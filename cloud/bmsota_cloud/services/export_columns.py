@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
@@ -50,10 +50,12 @@ from bmsota_cloud.services.values import plain_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from bmsota.gbt32960 import FrameGroup, Layouts
+    from bmsota_cloud.domain.exports import ExportFormat
     from bmsota_cloud.domain.telemetry import StoredFrame
 
     Array = NDArray[Any]
@@ -251,3 +253,24 @@ def _in_words(name: str, marks: Sequence[int], *, is_list: bool) -> Iterator[str
             where = "" if not is_list else f"[{start + 1}]" if place == start + 1 else f"[{start + 1}-{place}]"
             yield f"{name}{where} {word}"
         start = place
+
+
+class GrowingFile(Protocol):
+    """A file that is being made."""
+
+    @property
+    def size_bytes(self) -> int: ...
+    def write(self, rows: ExportRows) -> None: ...
+    def finish(self) -> Iterator[None]: ...
+    def abandon(self) -> None: ...
+
+
+class ExportFiles(Protocol):
+    """Where files of exports are; see `bmsota_cloud.export_files`."""
+
+    def path_of(self, name: str) -> Path: ...
+    def check(self, kind: ExportFormat) -> None: ...
+    def begin(self, name: str, kind: ExportFormat, process: str) -> GrowingFile: ...
+    def delete(self, name: str) -> None: ...
+    def names(self) -> tuple[str, ...]: ...
+    def free_bytes(self) -> int: ...

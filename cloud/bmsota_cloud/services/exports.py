@@ -12,7 +12,7 @@ import logging
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from threading import Lock
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from bmsota.errors import BmsotaError
 from bmsota_cloud.domain.accounts import Permission, require
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from bmsota_cloud.domain.telemetry import StoredFrame
     from bmsota_cloud.domain.vehicles import VehicleFilter
     from bmsota_cloud.services.context import Context
-    from bmsota_cloud.services.export_columns import ExportRows
+    from bmsota_cloud.services.export_columns import ExportFiles, ExportRows, GrowingFile
     from bmsota_cloud.storage.base import Work
 
 __all__ = [
@@ -48,7 +48,6 @@ __all__ = [
     "EXPORT_UNFINISHED_MAX",
     "XLSX_REPORTS_MAX",
     "XLSX_VEHICLES_MAX",
-    "ExportFiles",
     "ExportService",
 ]
 
@@ -76,27 +75,6 @@ _ROW_KEEP: Final = timedelta(days=90)
 """How long the list names exports whose file is gone; the audit log does so for ever."""
 
 
-class ExportFile(Protocol):
-    """A file that is being made."""
-
-    @property
-    def size_bytes(self) -> int: ...
-    def write(self, rows: ExportRows) -> None: ...
-    def finish(self) -> Iterator[None]: ...
-    def abandon(self) -> None: ...
-
-
-class ExportFiles(Protocol):
-    """Where files of exports are; see `bmsota_cloud.export_files`."""
-
-    def path_of(self, name: str) -> Path: ...
-    def check(self, kind: ExportFormat) -> None: ...
-    def begin(self, name: str, kind: ExportFormat, process: str) -> ExportFile: ...
-    def delete(self, name: str) -> None: ...
-    def names(self) -> tuple[str, ...]: ...
-    def free_bytes(self) -> int: ...
-
-
 class _FailedError(Exception):
     """This export cannot be made; the words are for its owner."""
 
@@ -107,7 +85,7 @@ class _Running:
 
     job: ExportJob
     steps: Iterator[None]
-    file: ExportFile | None = None
+    file: GrowingFile | None = None
 
 
 class ExportService:

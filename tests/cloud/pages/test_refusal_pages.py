@@ -76,7 +76,8 @@ def test_an_empty_list_says_so(fleet, visit):
 
 def test_who_may_not_read_it_is_not_led_there(refused, visit):
     assert 'href="/refusals"' not in visit("vera").see("/vehicles")
-    assert 'href="/refusals"' in visit("alan").see("/vehicles")
+    assert 'href="/manage"' not in visit("vera").see("/vehicles")
+    assert 'href="/refusals"' in visit("alan").see("/manage/audit")
 
 
 def test_a_vehicle_shows_its_own_refusals_to_everybody(refused, visit, words):
