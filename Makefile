@@ -11,7 +11,7 @@ VENDOR := cloud/bmsota_cloud/pages/static/vendor/packages.json
 # a test starts all of itself: minutes of `make test`.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo check fast-tests test all-tests test-long lint docs format bench wheel-test frontend chromium postgresql gcc faketime clean
+.PHONY: help demo check fast-tests fast-tests-cloud fast-tests-others test all-tests test-long lint docs format bench wheel-test frontend chromium postgresql gcc faketime clean
 help:            ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -36,10 +36,17 @@ demo: $(DEMO_STAMP) $(VENDOR) ## create the environment, install, run the main j
 
 check: $(STAMP)  ## what to run before a commit: lint, types, docs, the fast tests (side by side, 90 s on two quiet cores)
 	@echo "make check: format, ruff, mypy and the documentation site beside the tests that are not slow; each speaks when it has ended."
-	$(MAKE) --jobs 2 --output-sync=target lint fast-tests
+	$(MAKE) --jobs 3 --output-sync=target lint fast-tests
 
-fast-tests: $(STAMP) $(VENDOR) gcc ## the tests that take no more than a moment
-	$(BIN)/python -m pytest -q -n 2 -m "not slow and not long and not browser and not demo"
+fast-tests: fast-tests-cloud fast-tests-others ## the tests that take no more than a moment (scripts/dear_tests.py says which)
+
+# Two processes instead of two workers: each collects its own part, and nothing is sent from one to the other.
+FAST := $(BIN)/python -m pytest -q -m "not slow and not long and not browser and not demo"
+fast-tests-cloud: $(STAMP) $(VENDOR)
+	$(FAST) tests/cloud
+
+fast-tests-others: $(STAMP) $(VENDOR) gcc
+	$(FAST) --ignore tests/cloud tests
 
 test: $(STAMP) $(VENDOR) chromium postgresql gcc faketime ## all tests, from the checkout and from the built wheel
 	$(MAKE) --jobs 2 all-tests wheel-test

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
+from pathlib import Path
 
 import pytest
+from costs import is_dear
 from hypothesis import HealthCheck, settings
 from order import dealt
 
@@ -14,7 +17,16 @@ settings.register_profile("bmsota", deadline=None, suppress_health_check=[Health
 settings.load_profile("bmsota")
 
 
+_DEAR = Path(__file__).parent / "rigs" / "dear.txt"
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
+    if not os.environ.get("BMSOTA_COSTS"):
+        dear = frozenset(line for line in _DEAR.read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
+        for item in items:
+            if is_dear(item.nodeid, dear):
+                item.add_marker(pytest.mark.slow)
     workers = getattr(config, "workerinput", {}).get("workercount", 1)
     items[:] = dealt(items, workers, lambda item: item.nodeid)
 
