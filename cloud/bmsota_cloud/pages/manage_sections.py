@@ -15,8 +15,8 @@ _SECTIONS: Final = (
     ("/manage/accounts", "Accounts", Permission.ACCOUNT_MANAGE),
     ("/manage/customers", "Customers", Permission.CUSTOMER_MANAGE),
     ("/manage/vehicles", "Vehicles", Permission.VEHICLE_REGISTER),
-    ("/refusals", "Heard but not admitted", Permission.REFUSAL_READ),
     ("/manage/audit", "Audit log", Permission.AUDIT_READ),
+    ("/refusals", "Heard but not admitted", Permission.REFUSAL_READ),
 )
 
 

@@ -289,6 +289,10 @@ def test_on_a_phone_the_menu_is_one_line(fleet, tab):
     assert len(boxes) == 6
     assert len({tuple(box) for box in boxes}) == 1
     assert boxes[0][1] < 45
+    # What does not fit is reached by scrolling the menu, never the page.
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.get_by_role("link", name="Projects").click()
+    expect(page).to_have_url(re.compile("/projects$"))
 
 
 def test_a_double_click_submits_one_task(fleet, tab):
